@@ -1,0 +1,41 @@
+"""What a model's inputs look like: the one thing that data sources and encoders must agree on.
+
+A batch of inputs is a mapping from a key to a tensor whose first dimension is the rows:
+
+    numeric         float32 [B, n]       standardised columns, and 0/1 columns that mark missing values
+    categorical     int64   [B, c]       one column a feature; 0 is a value unseen in training, 1 a missing one
+    bits            float32 [B, b]       fingerprints and other fixed-length vectors
+    image           float32 [B, C, H, W] in [0, 1]
+    input_ids       int64   [B, L]       token ids, padded to the longest row of the batch
+    attention_mask  int64   [B, L]       1 for a token, 0 for padding
+    hidden          float32 [B, L, d]    instead of input_ids: outputs of frozen layers, computed once (see transformer)
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class InputSchema:
+    """Shapes of a source's inputs without the row dimension; stored in config.json, so a model is rebuilt from it.
+
+    Attributes:
+        shapes: key -> shape of one row, for keys of fixed shape ("numeric", "bits", "image", ...).
+        cardinalities: number of indices of each categorical column, the two reserved ones included.
+        text: True when the source gives `input_ids` and `attention_mask`.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    cardinalities: tuple[int, ...] = ()
+    text: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "InputSchema":
+        return cls(
+            shapes={key: tuple(shape) for key, shape in values["shapes"].items()},
+            cardinalities=tuple(values["cardinalities"]),
+            text=values["text"],
+        )

@@ -1,0 +1,107 @@
+"""Rows in memory, ready for a model: inputs, labels and which labels exist."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different length packed end to end: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        values: [total, *shape].
+        offsets: int64 [N + 1], the first is 0.
+        fill: what pads a batch.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    fill: float = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def padded(self, index: Tensor) -> Tensor:
+        """The rows `index` as one [B, longest, *shape] tensor."""
+        starts, lengths = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
+        longest = int(lengths.max()) if len(index) else 0
+        column = torch.arange(longest)
+        inside = column < lengths[:, None]  # [B, longest]
+        batch = self.values.new_full((len(index), longest, *self.values.shape[1:]), self.fill)
+        batch[inside] = self.values[(starts[:, None] + column)[inside]]
+        return batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one source.
+
+    Attributes:
+        inputs: see `polytask.core.inputs`.
+        labels: task -> [B] (float32 for binary and regression, int64 for multiclass) or [B, L] (multilabel, float32);
+            where a label is absent the value is 0 and must not be read.
+        present: task -> bool tensor of the same shape as the labels; True where a label exists.
+        rows: int64 [B], row numbers in the source, for messages.
+        source: name of the source.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    present: dict[str, Tensor]
+    rows: Tensor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: tensor.to(device, non_blocking=True) for key, tensor in tensors.items()}
+
+        return replace(self, inputs=moved(self.inputs), labels=moved(self.labels), present=moved(self.present))
+
+    def part(self, rank: int, world: int) -> "Batch":
+        """The rows rank, rank + world, ... of this batch: one process's part of a global batch."""
+
+        def strided(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: tensor[rank::world] for key, tensor in tensors.items()}
+
+        return replace(
+            self,
+            inputs=strided(self.inputs),
+            labels=strided(self.labels),
+            present=strided(self.present),
+            rows=self.rows[rank::world],
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split of one source, in memory. Fields as in `Batch`, for all rows; token ids may be `Ragged`."""
+
+    inputs: dict[str, Tensor | Ragged]
+    labels: dict[str, Tensor]
+    present: dict[str, Tensor]
+    rows: Tensor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: Tensor | np.ndarray) -> Batch:
+        """The rows at these positions (0 ... len - 1)."""
+        index = torch.as_tensor(index)
+        return Batch(
+            inputs={key: x.padded(index) if isinstance(x, Ragged) else x[index] for key, x in self.inputs.items()},
+            labels={task: label[index] for task, label in self.labels.items()},
+            present={task: mask[index] for task, mask in self.present.items()},
+            rows=self.rows[index],
+            source=self.source,
+        )
+
+    def with_inputs(self, inputs: dict[str, Tensor | Ragged]) -> "Examples":
+        return replace(self, inputs=inputs)
