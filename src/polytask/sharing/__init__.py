@@ -1,0 +1,34 @@
+"""Sharing architectures on any encoder: what tasks have in common and what is their own.
+
+A model is built by `build_model` and called with `(inputs, tasks=None)`; it computes only what the named tasks need.
+"""
+
+import importlib
+from typing import Any
+
+from polytask.sharing.names import ENCODERS, SHARING
+from polytask.sharing.spec import EncoderOptions, ModelSpec, Options, SharingOptions
+
+_LAZY = {  # these import torch, which reading a recipe does not need
+    "MultiTaskModel": "polytask.sharing.model",
+    "build_model": "polytask.sharing.model",
+    "describe": "polytask.sharing.model",
+}
+
+__all__ = [
+    "ENCODERS",
+    "SHARING",
+    "EncoderOptions",
+    "ModelSpec",
+    "MultiTaskModel",
+    "Options",
+    "SharingOptions",
+    "build_model",
+    "describe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Encoders: inputs in, one feature vector a row out."""

@@ -1,0 +1,157 @@
+"""What an encoder is, and the checks that a model makes when it is built.
+
+An encoder is a module with `forward(inputs) -> [B, width]`, where `inputs` is a mapping as described in
+`polytask.core.inputs`, and an attribute `width: int`. A named encoder is a class with `Options` (a subclass of
+`EncoderOptions`) that is built with `(options, schema)`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.core.errors import BadValue, MissingInput, PolytaskError, nearest
+from polytask.core.inputs import InputSchema
+from polytask.sharing.names import ENCODERS
+from polytask.sharing.spec import EncoderOptions
+
+EncoderFactory = Callable[..., nn.Module]
+"""A callable without arguments, or one that takes the schema, which returns a new module at each call."""
+
+
+def build(options: EncoderOptions, schema: InputSchema) -> nn.Module:
+    """The encoder that these options name, for inputs of this schema."""
+    return checked(ENCODERS.find(options.kind)(options, schema), schema, f"encoder {options.kind!r}")
+
+
+def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> nn.Module:
+    """The encoder that a person's callable returns.
+
+    A module with `width` follows the contract and gets the mapping. A plain module (no `width`) gets the bare tensor if
+    the schema has one key and the mapping otherwise; its width is found by running it once on two rows of zeros.
+    """
+    module = factory(schema) if _takes_an_argument(factory) else factory()
+    if not isinstance(module, nn.Module):
+        raise BadValue("what the encoder factory returned", type(module).__name__, "a torch.nn.Module")
+    if isinstance(getattr(module, "width", None), int):
+        return checked(module, schema, "the encoder from the factory")
+    keys = schema_keys(schema)
+    plain = PlainEncoder(module, keys[0] if len(keys) == 1 else None)
+    plain.width = dry_run(plain, schema, "the encoder from the factory").shape[-1]
+    return plain
+
+
+class PlainEncoder(nn.Module):
+    """A person's module that knows nothing of schemas, made an encoder.
+
+    Args:
+        module: maps a tensor (or the mapping of inputs) to [B, width].
+        key: the input to pass as the bare tensor; None passes the mapping.
+    """
+
+    width: int
+
+    def __init__(self, module: nn.Module, key: str | None) -> None:
+        super().__init__()
+        self.module = module
+        self.key = key
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.module(inputs if self.key is None else take(inputs, self.key))
+
+
+def checked(encoder: nn.Module, schema: InputSchema, what: str) -> nn.Module:
+    """The encoder, after one run on two rows of zeros has shown that its output is [2, width]."""
+    width = getattr(encoder, "width", None)
+    if not isinstance(width, int):
+        raise BadValue(f"{what}: width", width, "an int, the last dimension of its output")
+    features = dry_run(encoder, schema, what)
+    if features.shape[-1] != width:
+        raise BadValue(f"{what}: output", list(features.shape), f"[rows, width] = [2, {width}], as its width says")
+    return encoder
+
+
+def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Tensor:
+    """The encoder's output on two rows of zeros, in evaluation mode, without a graph; must be [2, width]."""
+    inputs = zeros(schema, rows=2)
+    try:
+        with torch.no_grad(), evaluating(encoder):
+            features = encoder(inputs)
+    except PolytaskError:
+        raise
+    except Exception as error:
+        shapes = {key: list(tensor.shape) for key, tensor in inputs.items()}
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        raise BadValue(f"{what}: inputs", shapes, f"what it can take (it raised {reason})") from error
+    if not isinstance(features, Tensor):
+        raise BadValue(f"{what}: output", type(features).__name__, "a tensor [rows, width]")
+    if features.dim() != 2 or features.shape[0] != 2 or not features.is_floating_point():
+        found = f"{list(features.shape)} {features.dtype}"
+        raise BadValue(f"{what}: output for 2 rows", found, "[2, width] of floats, one feature vector a row")
+    return features
+
+
+def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:
+    """Inputs of this schema that mean nothing; a text has three tokens."""
+    inputs = {key: torch.zeros(rows, *shape) for key, shape in schema.shapes.items()}
+    if schema.cardinalities:
+        inputs["categorical"] = torch.zeros(rows, len(schema.cardinalities), dtype=torch.int64)
+    if schema.text:
+        inputs["input_ids"] = torch.zeros(rows, 3, dtype=torch.int64)
+        inputs["attention_mask"] = torch.ones(rows, 3, dtype=torch.int64)
+    return inputs
+
+
+def schema_keys(schema: InputSchema) -> list[str]:
+    """What a source gives, one name a kind of input; a text is one (`text`)."""
+    return [*schema.shapes, *(["categorical"] if schema.cardinalities else []), *(["text"] if schema.text else [])]
+
+
+def require(encoder: str, schema: InputSchema, reads: Iterable[str], *, rest: bool = False) -> None:
+    """Raises if the source lacks a key that is read or, unless `rest` is allowed, gives one that is not."""
+    given, read = schema_keys(schema), list(reads)
+    for key in read:
+        if key not in given:
+            found = ", ".join(given) or "nothing"
+            raise MissingInput(f"encoder {encoder!r} reads {key!r}{nearest(key, given)}; the source gives: {found}")
+    ignored = [] if rest else [key for key in given if key not in read]
+    if ignored:
+        raise BadValue(
+            f"the inputs of encoder {encoder!r}",
+            given,
+            f"{read} (it would ignore {', '.join(ignored)}: drop those columns or choose an encoder that reads them)",
+        )
+
+
+def take(inputs: Mapping[str, Tensor], key: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """`inputs[key]`, after a check that it is there and that a row has the expected shape."""
+    if key not in inputs:
+        raise MissingInput(f"the model reads the input {key!r}; found: {', '.join(inputs) or 'none'}")
+    tensor = inputs[key]
+    if shape is not None and tuple(tensor.shape[1:]) != shape:
+        raise BadValue(f"input {key!r}", list(tensor.shape), f"[rows, {', '.join(map(str, shape))}]")
+    return tensor
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and each submodule's own mode afterwards (a frozen part may differ from the rest)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _takes_an_argument(factory: EncoderFactory) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return False
+    kinds: tuple[Any, ...] = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(parameter.kind in kinds and parameter.default is parameter.empty for parameter in parameters)

@@ -1,0 +1,108 @@
+"""Blocks that encoders, sharing architectures and heads are built from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Literal
+from urllib.parse import unquote
+
+import torch
+from torch import Tensor, nn
+
+from polytask.core.errors import UnknownName
+from polytask.core.noise import Noise
+
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+Normalization = Literal["none", "batch", "layer"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+def dense_layers(
+    width: int,
+    hidden_sizes: tuple[int, ...],
+    *,
+    activation: Activation = "relu",
+    dropout: float = 0.0,
+    normalization: Normalization = "none",
+) -> nn.Sequential:
+    """[B, width] -> [B, hidden_sizes[-1]]: linear, normalisation, activation, dropout, by size."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((width, *hidden_sizes)):
+        layers.append(nn.Linear(inputs, outputs))
+        if normalization != "none":
+            layers.append(NORMALIZATIONS[normalization](outputs))
+        layers.append(ACTIVATIONS[activation]())
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+@contextmanager
+def seeded(seed: int, *keys: int | str) -> Iterator[None]:
+    """Inside, the CPU generator is seeded from (seed, keys) alone; outside, the global random state is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # The CPU generator only: torch.manual_seed would reseed every accelerator's generator, which nothing restores.
+        torch.default_generator.manual_seed(Noise(seed, *keys).torch_seed())
+        yield
+
+
+class TaskModules(nn.ModuleDict):
+    """A module for each task, under any task name.
+
+    torch forbids module names with a dot or that are attributes of the container ("type"); those characters are stored
+    percent-encoded, and the rest of the interface takes and gives task names.
+    """
+
+    def __getitem__(self, task: str) -> nn.Module:
+        if task not in self:
+            raise UnknownName("task", task, self.keys())
+        return super().__getitem__(self.key(task))
+
+    def __setitem__(self, task: str, module: nn.Module) -> None:
+        super().__setitem__(self.key(task), module)
+
+    def __delitem__(self, task: str) -> None:
+        super().__delitem__(self.key(task))
+
+    def __contains__(self, task: object) -> bool:
+        return isinstance(task, str) and super().__contains__(self.key(task))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:  # type: ignore[override]
+        return [_decoded(key) for key in self._modules]
+
+    def items(self) -> list[tuple[str, nn.Module]]:  # type: ignore[override]
+        return [(_decoded(key), module) for key, module in self._modules.items()]
+
+    @staticmethod
+    def key(task: str) -> str:
+        """The name under which a task's module is stored, so also its part of a parameter's name."""
+        key = task.replace("%", "%25").replace(".", "%2E")
+        return f"%{ord(key[0]):02X}{key[1:]}" if key[:1] < "\x7f" and hasattr(nn.ModuleDict(), key) else key
+
+
+def _decoded(key: str) -> str:
+    return unquote(key)
+
+
+class Head(nn.Module):
+    """One task's outputs from its features: optional hidden layers (ReLU), then a linear layer.
+
+    Returns [B] for one output and [B, outputs] otherwise.
+    Cost: B x width x outputs multiply-adds without hidden layers.
+    """
+
+    def __init__(self, width: int, outputs: int, hidden_sizes: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.width = width
+        self.outputs = outputs
+        self.hidden = dense_layers(width, hidden_sizes)
+        self.output = nn.Linear((width, *hidden_sizes)[-1], outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        outputs = self.output(self.hidden(features))
+        return outputs.squeeze(-1) if self.outputs == 1 else outputs

@@ -1,0 +1,138 @@
+"""A model of several tasks: a sharing architecture and a head a task."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.inputs import InputSchema
+from polytask.sharing.encoders.contract import EncoderFactory, build, build_from_factory
+from polytask.sharing.layers import Head, TaskModules, seeded
+from polytask.sharing.names import SHARING
+from polytask.sharing.spec import ModelSpec
+
+
+class MultiTaskModel(nn.Module):
+    """Inputs -> sharing architecture -> {task: features} -> heads -> {task: outputs}.
+
+    Args:
+        sharing: a sharing architecture: `forward(inputs, tasks) -> {task: [B, width]}`, `representation(inputs)`,
+            `features(representation, tasks)`, `width`.
+        heads: a head a task; their order is the order of the outputs.
+        spec: what the model was built from, complete enough to build it again.
+    """
+
+    def __init__(self, sharing: nn.Module, heads: TaskModules, spec: ModelSpec | None = None) -> None:
+        super().__init__()
+        self.sharing = sharing
+        self.heads = heads
+        self.spec = spec
+        for task, head in heads.items():
+            if getattr(head, "width", sharing.width) != sharing.width:
+                raise BadValue(f"width of the head of {task!r}", head.width, f"{sharing.width}, as features")
+
+    @property
+    def tasks(self) -> list[str]:
+        return self.heads.keys()
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """{task: [B] or [B, outputs]} for the named tasks (None: all), computing nothing that only the others need."""
+        named = self._named(tasks)
+        if not named:
+            return {}
+        return self._outputs(self.sharing(inputs, named))
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        """What all tasks share; MissingInput where the architecture shares nothing."""
+        return self.sharing.representation(inputs)
+
+    def from_representation(
+        self, representation: Float[Tensor, "B d"], tasks: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The outputs from what `representation` returned: `forward` in two steps."""
+        return self._outputs(self.sharing.features(representation, self._named(tasks)))
+
+    def _outputs(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {task: self.heads[task](feature) for task, feature in features.items()}
+
+    def _named(self, tasks: Iterable[str] | None) -> list[str]:
+        if tasks is None:
+            return self.tasks
+        named = list(dict.fromkeys(tasks))
+        for task in named:
+            if task not in self.heads:
+                raise UnknownName("task", task, self.tasks, where="model")
+        return named
+
+
+def build_model(
+    spec: ModelSpec,
+    schema: InputSchema,
+    outputs: Mapping[str, int],
+    heads: Mapping[str, Iterable[int]] | None = None,
+    *,
+    seed: int,
+    encoder: EncoderFactory | None = None,
+) -> MultiTaskModel:
+    """A new model.
+
+    Every part is initialised from (seed, its own name): the encoder's start depends on no task, a head's on its own
+    task only, so adding a task changes nothing else. The global random state is untouched.
+
+    Args:
+        spec: the recipe's `model:`.
+        schema: the inputs.
+        outputs: task -> width of its head's output, in order.
+        heads: task -> hidden sizes of its head; a task that is not named has none.
+        encoder: a factory instead of `spec.encoder`.
+    """
+    tasks, heads = list(outputs), dict(heads or {})
+    _check_tasks(outputs, heads)
+    make_encoder = _encoder_maker(spec, schema, seed, encoder)
+    architecture = SHARING.find(spec.sharing.kind)
+    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
+    modules = TaskModules()
+    for task in tasks:
+        with seeded(seed, "head", task):
+            modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
+    return MultiTaskModel(sharing, modules, spec)
+
+
+def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
+    if not outputs:
+        raise BadValue("the tasks of a model", [], "at least one task with its number of outputs")
+    for task, width in outputs.items():
+        if not isinstance(width, int) or width < 1:
+            raise BadValue(f"outputs of task {task!r}", width, "a positive int")
+    for task in heads:
+        if task not in outputs:
+            raise UnknownName("task", task, outputs, where="heads")
+
+
+def _encoder_maker(
+    spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None
+) -> Callable[[], nn.Module]:
+    if factory is None and spec.encoder is None:
+        raise MissingInput("the model has no encoder: name one in model.encoder or pass encoder=, a factory")
+
+    def make_encoder() -> nn.Module:
+        with seeded(seed, "encoder"):
+            if factory is not None:
+                return build_from_factory(factory, schema)
+            return build(spec.encoder, schema)
+
+    return make_encoder
+
+
+def describe(model: MultiTaskModel) -> dict[str, Any]:
+    """{"parameters": total, "shared": what serves all tasks, "private": {task: its own}}, counted in numbers."""
+    private = {task: sum(parameter.numel() for parameter in _private(model, task)) for task in model.tasks}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": total, "shared": total - sum(private.values()), "private": private}
+
+
+def _private(model: MultiTaskModel, task: str) -> list[nn.Parameter]:
+    owned = [module for module in model.modules() if isinstance(module, TaskModules) and task in module]
+    return [parameter for modules in owned for parameter in modules[task].parameters()]

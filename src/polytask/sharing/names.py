@@ -1,0 +1,22 @@
+"""The encoders and sharing architectures by name; a module is imported when its name is looked up."""
+
+from polytask.core.catalogue import Catalogue
+
+ENCODERS = Catalogue(
+    "encoder",
+    {
+        "mlp": "polytask.sharing.encoders.mlp:MLP",
+        "conv": "polytask.sharing.encoders.conv:Conv",
+        "tabular": "polytask.sharing.encoders.tabular:Tabular",
+        "transformer": "polytask.sharing.encoders.transformer:Transformer",
+    },
+)
+
+SHARING = Catalogue(
+    "sharing architecture",
+    {
+        "hard": "polytask.sharing.hard:Hard",
+        "mmoe": "polytask.sharing.mmoe:MMoE",
+        "single": "polytask.sharing.single:Single",
+    },
+)
