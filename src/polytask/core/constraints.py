@@ -1,0 +1,113 @@
+"""What a parameter may be, declared once: it drives the check, the error, the listing and the tests' bad values.
+
+    def rule(gram, *, decay: Annotated[float, Interval(0, 1, open="right")] = 0.9): ...
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from polytask.core.errors import BadValue, UnknownName
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`; an end named in `open` is excluded, an infinite end always is."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: Literal["", "left", "right", "both"] = ""
+
+    def allows(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        above = value > self.low if self.open in ("left", "both") else value >= self.low
+        below = value < self.high if self.open in ("right", "both") else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open in ("left", "both") or self.low == -math.inf else "["
+        right = ")" if self.open in ("right", "both") or self.high == math.inf else "]"
+        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+
+    def bad_values(self) -> list[object]:
+        """Values that a check must refuse, for tests."""
+        bad: list[object] = [math.nan, math.inf, "x"]
+        if self.low > -math.inf:
+            bad += [self.low - 1] + ([self.low] if self.open in ("left", "both") else [])
+        if self.high < math.inf:
+            bad += [self.high + 1] + ([self.high] if self.open in ("right", "both") else [])
+        return bad
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few names."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+    def allows(self, value: object) -> bool:
+        return value in self.names
+
+    def __str__(self) -> str:
+        return " | ".join(self.names)
+
+    def bad_values(self) -> list[object]:
+        return ["no such choice", 3]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a rule: its type, default and constraint."""
+
+    name: str
+    type: Any
+    default: Any
+    constraint: Interval | Choice | None
+
+    def checked(self, value: Any, where: str) -> Any:
+        """The value as this parameter's type; BadValue if it is not allowed."""
+        if self.constraint is not None and not self.constraint.allows(value):
+            raise BadValue(self.name, value, str(self.constraint), where)
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        plain = get_origin(self.type) or self.type
+        if isinstance(plain, type) and not isinstance(value, plain):
+            raise BadValue(self.name, value, f"a value of type {plain.__name__}", where)
+        return value
+
+    def __str__(self) -> str:
+        allowed = f" ({self.constraint})" if self.constraint else ""
+        return f"{self.name}: {getattr(self.type, '__name__', self.type)} = {self.default}{allowed}"
+
+
+def parameters_of(function: Callable[..., Any], *, skip: tuple[str, ...] = ()) -> dict[str, Parameter]:
+    """The keyword-only parameters of a function, with the constraints in their annotations."""
+    hints = get_type_hints(function, include_extras=True)
+    found = {}
+    for name, argument in inspect.signature(function).parameters.items():
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY or name in skip:
+            continue
+        hint, constraint = hints.get(name, Any), None
+        if get_origin(hint) is Annotated:
+            hint, *notes = get_args(hint)
+            constraint = next((note for note in notes if isinstance(note, Interval | Choice)), None)
+        assert argument.default is not inspect.Parameter.empty, f"{function.__name__}: {name} needs a default"
+        found[name] = Parameter(name, hint, argument.default, constraint)
+    return found
+
+
+def check_parameters(declared: dict[str, Parameter], given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Every declared parameter with its given or default value; an unknown or bad one is an error."""
+    for name in given:
+        if name not in declared:
+            raise UnknownName("parameter", name, declared, where)
+    return {
+        name: parameter.checked(given[name], where) if name in given else parameter.default
+        for name, parameter in declared.items()
+    }

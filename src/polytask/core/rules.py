@@ -1,0 +1,153 @@
+"""The contract of a rule: a published method as one pure function, found by name, declaring what it must see.
+
+A combine rule is a function of what it `needs`, then its `state` if it has one, then keyword-only parameters and `noise`:
+
+    @rule("mean", source="folklore", needs=("gram",), scale="mean", claims={"permutation"})
+    def mean(gram):                         # float64 [T, T] -> weights, float64 [T]
+        return torch.full((len(gram),), 1 / len(gram), dtype=gram.dtype)
+
+    stateless: (inputs, *, parameters, noise) -> output       stateful: (inputs, state, *, ...) -> (output, state)
+
+State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks: `Float[Tensor, "T"]` has one
+entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees the present ones' entries; the others wait.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from polytask.core.catalogue import Catalogue
+from polytask.core.constraints import Parameter, parameters_of
+from polytask.core.errors import BadValue, UnknownName
+from polytask.core.names import RULES
+
+NEEDS = {
+    "losses": "the tasks' losses, float64 [T]",
+    "gram": "inner products of the task vectors, float64 [T, T]",
+    "stack": "the task vectors of one parameter, [T, *shape]",
+}
+
+CLAIMS = {
+    "permutation": "the order of the tasks does not matter",
+    "homogeneous": "scaling all task vectors by the same factor scales the result by it",
+    "non_conflicting": "to first order a step increases no task's loss",
+    "nonnegative_weights": "no task's weight is negative",
+    "convex_weights": "the weights are at least 0 and sum to 1",
+    "stationary": "the result is zero exactly at Pareto-stationary points",
+    "linear_under_scaling": "the result is linear in each task vector's length",
+}
+
+Scale = Literal["sum", "mean", "unit"]
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """A registered rule; calling it calls the function.
+
+    Attributes:
+        name: as in recipes.
+        function: the method itself.
+        source: paper with the equation or algorithm number.
+        needs: what it sees, in the order of its arguments.
+        granularity: what one call covers: element, row, tensor or global.
+        returns: "weights" (of a weighted sum of the task vectors) or "combined" (the combined vector itself).
+        scale: whether the published result is a sum over tasks, a mean, or of unit norm.
+        claims: properties that hold on every input; those not claimed have a counter-example.
+        init: number of tasks -> the first state.
+        after_epoch: state -> state, called by the loop when an epoch ends.
+        parameters: its keyword-only parameters.
+        random: True if it takes `noise`.
+        prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1).
+    """
+
+    name: str
+    function: Callable[..., Any]
+    source: str
+    needs: tuple[str, ...]
+    granularity: Literal["element", "row", "tensor", "global"]
+    returns: Literal["weights", "combined"]
+    scale: Scale
+    claims: frozenset[str]
+    init: Callable[[int], Any] | None = None
+    after_epoch: Callable[[Any], Any] | None = None
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    random: bool = False
+    prefers: bool = False
+
+    def __call__(self, *arguments: Any, **parameters: Any) -> Any:
+        return self.function(*arguments, **parameters)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring of the rule's file."""
+        text = inspect.getdoc(inspect.getmodule(self.function)) or inspect.getdoc(self.function) or ""
+        return text.split("\n", 1)[0]
+
+
+_catalogue = Catalogue("rule", RULES)
+
+
+def rule(
+    name: str,
+    *,
+    source: str,
+    needs: Iterable[str],
+    scale: Scale,
+    claims: Iterable[str] = (),
+    granularity: Literal["element", "row", "tensor", "global"] | None = None,
+    init: Callable[[int], Any] | None = None,
+    after_epoch: Callable[[Any], Any] | None = None,
+) -> Callable[[Callable[..., Any]], RuleSpec]:
+    """Declares the decorated function as the rule `name`. One that is not in the shipped table is added to the catalogue."""
+    needs, claims = tuple(needs), frozenset(claims)
+    for need in needs:
+        if need not in NEEDS:
+            raise UnknownName("input of a rule", need, NEEDS, f"rule {name!r}")
+    for claim in sorted(claims):
+        if claim not in CLAIMS:
+            raise UnknownName("claim of a rule", claim, CLAIMS, f"rule {name!r}")
+    if "stack" in needs and len(needs) > 1:
+        raise BadValue("needs", needs, "stack alone, or losses and gram", f"rule {name!r}")
+
+    def declare(function: Callable[..., Any]) -> RuleSpec:
+        arguments = inspect.signature(function).parameters
+        spec = RuleSpec(
+            name=name,
+            function=function,
+            source=source,
+            needs=needs,
+            granularity=granularity or ("element" if "stack" in needs else "global"),
+            returns="combined" if "stack" in needs else "weights",
+            scale=scale,
+            claims=claims,
+            init=init,
+            after_epoch=after_epoch,
+            parameters=parameters_of(function, skip=("noise", "priority")),
+            random="noise" in arguments,
+            prefers="priority" in arguments,
+        )
+        _check_signature(spec, list(arguments))
+        shipped = RULES.get(name, "").partition(":")[0]
+        if shipped != function.__module__:
+            _catalogue.add(name, spec)  # refuses a name that is taken
+        return spec
+
+    return declare
+
+
+def find(name: str) -> RuleSpec:
+    """The rule called `name`, shipped or added; UnknownName with the nearest match if there is none."""
+    return _catalogue.find(name)
+
+
+def rule_names() -> list[str]:
+    """Every registered rule, in the table's order."""
+    return _catalogue.names()
+
+
+def _check_signature(spec: RuleSpec, arguments: list[str]) -> None:
+    positional = [*spec.needs, *(["state"] if spec.init else [])]
+    extra = [*spec.parameters, *(["noise"] if spec.random else []), *(["priority"] if spec.prefers else [])]
+    if sorted(arguments) != sorted([*positional, *extra]) or arguments[: len(positional)] != positional:
+        raise BadValue("the signature", arguments, f"({', '.join(positional)}, *, parameters...)", f"rule {spec.name!r}")

@@ -1,0 +1,135 @@
+"""A rule with its parameters, its state and its place in the stream of noise: what a loop or a merge calls."""
+
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from polytask.core.constraints import check_parameters
+from polytask.core.errors import CheckpointError, UnknownName
+from polytask.core.noise import Noise
+from polytask.core.rules import RuleSpec, find
+
+
+class Rule:
+    """Calls a rule's pure function with the state of the present tasks and keeps the state that comes back.
+
+    Args:
+        name: a registered rule, or its spec.
+        tasks: every task that may ever be present, in order.
+        seed: of the rule's noise.
+        parameters: of the rule; checked against its constraints.
+    """
+
+    def __init__(self, name: str | RuleSpec, tasks: Sequence[str], *, seed: int = 0, **parameters: Any) -> None:
+        self.spec = find(name) if isinstance(name, str) else name
+        self.tasks = list(tasks)
+        self.parameters = check_parameters(self.spec.parameters, parameters, f"rule {self.spec.name!r}")
+        self.seed = seed
+        self.step = 0
+        self.state = self.spec.init(len(self.tasks)) if self.spec.init else None
+
+    def __call__(
+        self, present: Sequence[str], *inputs: Tensor, priority: Tensor | None = None, keys: Sequence[str] = ()
+    ) -> Tensor:
+        """The rule's output for the tasks that are present; `inputs` in the order of `spec.needs`, rows in that of `present`.
+
+        The step counts when `advance` is called, so that an elementwise rule can be called for many parameters in one step
+        (`keys` names the parameter in the noise).
+        """
+        extra: dict[str, Any] = dict(self.parameters)
+        if self.spec.random:
+            extra["noise"] = Noise(self.seed, "rule", self.spec.name, self.step, *keys)
+        if self.spec.prefers:
+            extra["priority"] = priority if priority is not None else torch.ones(len(present), dtype=torch.float64)
+        if self.state is None:
+            return self.spec.function(*inputs, **extra)
+        index = torch.tensor([self._position(task) for task in present])
+        output, state = self.spec.function(*inputs, _taken(self.state, index), **extra)
+        self.state = _put(self.state, state, index)
+        return output
+
+    def advance(self) -> None:
+        """Counts a step."""
+        self.step += 1
+
+    def after_epoch(self) -> None:
+        if self.spec.after_epoch is not None:
+            self.state = self.spec.after_epoch(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next call depends on beyond the constructor's arguments; tensors and ints."""
+        values = {} if self.state is None else {f"state.{key}": value.clone() for key, value in _flat(self.state)}
+        return {"step": self.step, **values}
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        wanted = {"step"} | ({f"state.{key}" for key, _ in _flat(self.state)} if self.state is not None else set())
+        if wanted != set(values):
+            raise CheckpointError(f"rule {self.spec.name!r}: the saved state has {sorted(values)}, expected {sorted(wanted)}")
+        self.step = int(values["step"])
+        if self.state is not None:
+            self.state = _filled(self.state, values, "state.")
+
+    def _position(self, task: str) -> int:
+        if task not in self.tasks:
+            raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
+        return self.tasks.index(task)
+
+
+def _task_axes(hint: Any) -> list[int]:
+    """Axes of a state tensor that run over tasks, from its annotation `Float[Tensor, "T ..."]`."""
+    return [axis for axis, name in enumerate(getattr(hint, "dim_str", "").split()) if name == "T"]
+
+
+def _fields(state: Any) -> list[tuple[str, Any, Any]]:
+    hints = get_type_hints(type(state))
+    return [(name, getattr(state, name), hints[name]) for name in state._fields]
+
+
+def _taken(state: Any, index: Tensor) -> Any:
+    """The state of the tasks `index` only."""
+    values = {}
+    for name, value, hint in _fields(state):
+        if hasattr(value, "_fields"):
+            values[name] = _taken(value, index)
+            continue
+        for axis in _task_axes(hint):
+            value = value.index_select(axis, index)
+        values[name] = value
+    return type(state)(**values)
+
+
+def _put(state: Any, part: Any, index: Tensor) -> Any:
+    """The state with the entries of the tasks `index` replaced; fields without a task axis are taken from `part`."""
+    values = {}
+    for name, value, hint in _fields(state):
+        new, axes = getattr(part, name), _task_axes(hint)
+        if hasattr(value, "_fields"):
+            values[name] = _put(value, new, index)
+        elif axes:
+            where = torch.meshgrid(*[index if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)], indexing="ij")
+            values[name] = value.index_put(where, new.to(value.dtype))
+        else:
+            values[name] = new
+    return type(state)(**values)
+
+
+def _flat(state: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
+    flat = []
+    for name, value, _ in _fields(state):
+        flat += _flat(value, f"{prefix}{name}.") if hasattr(value, "_fields") else [(f"{prefix}{name}", value)]
+    return flat
+
+
+def _filled(state: Any, values: dict[str, Any], prefix: str) -> Any:
+    filled = {}
+    for name, value, _ in _fields(state):
+        if hasattr(value, "_fields"):
+            filled[name] = _filled(value, values, f"{prefix}{name}.")
+            continue
+        saved = values[f"{prefix}{name}"]
+        if saved.shape != value.shape:
+            raise CheckpointError(f"rule state {name!r} has shape {tuple(saved.shape)}, expected {tuple(value.shape)}")
+        filled[name] = saved.clone()
+    return type(state)(**filled)
