@@ -1,0 +1,132 @@
+"""Rows of a table: an embedding for each categorical column, beside the numeric columns, into linear layers."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from polytask.core.errors import BadValue
+from polytask.core.inputs import InputSchema
+from polytask.sharing.encoders.contract import require, take
+from polytask.sharing.layers import Activation, Normalization, dense_layers
+from polytask.sharing.spec import EncoderOptions, Options
+
+
+class EmbeddingRule(Options):
+    """Width of a column's embedding from its number of categories n: min(most, ceil(factor * n ** power)).
+
+    Source: fastai's rule of thumb, min(600, round(1.6 n^0.56)), with a smaller bound.
+    """
+
+    factor: float = Field(default=1.6, gt=0)
+    power: float = Field(default=0.56, ge=0)
+    most: PositiveInt = 32
+
+    def width(self, cardinality: int) -> int:
+        return min(self.most, math.ceil(self.factor * cardinality**self.power))
+
+
+class PackedEmbeddings(nn.Module):
+    """Embeddings of several categorical columns; the columns of one width lie end to end in one table.
+
+    One lookup serves all columns of a width, so a step's time depends on the number of different widths (a handful)
+    and not on the number of columns.
+
+    Args:
+        cardinalities: number of indices of each column.
+        widths: width of each column's embedding.
+        deviation: standard deviation of the normal start.
+    """
+
+    def __init__(self, cardinalities: tuple[int, ...], widths: list[int], deviation: float) -> None:
+        super().__init__()
+        self.columns = len(cardinalities)
+        self.width = sum(widths)
+        self.tables = nn.ModuleDict()
+        self.register_buffer("cardinalities", torch.tensor(cardinalities), persistent=False)
+        for width in sorted(dict.fromkeys(widths)):
+            chosen = [column for column, of_column in enumerate(widths) if of_column == width]
+            sizes = [cardinalities[column] for column in chosen]
+            offsets = [sum(sizes[:position]) for position in range(len(sizes))]
+            self.tables[str(width)] = nn.Embedding(sum(sizes), width)
+            nn.init.normal_(self.tables[str(width)].weight, std=deviation)
+            self.register_buffer(f"columns_{width}", torch.tensor(chosen), persistent=False)
+            self.register_buffer(f"offsets_{width}", torch.tensor(offsets), persistent=False)
+
+    def forward(self, indices: Int[Tensor, "B c"]) -> Float[Tensor, "B width"]:
+        """Columns ordered by width, then as given."""
+        self._check(indices)
+        embedded = []
+        for width, table in self.tables.items():
+            chosen = indices[:, getattr(self, f"columns_{width}")] + getattr(self, f"offsets_{width}")
+            embedded.append(table(chosen).flatten(1))
+        return torch.cat(embedded, dim=1)
+
+    def _check(self, indices: Tensor) -> None:
+        """An index beyond its column would read the next one's rows. On an accelerator a check would stall."""
+        if indices.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        outside = (indices < 0) | (indices >= self.cardinalities)
+        if outside.any():
+            row, column = outside.nonzero()[0].tolist()
+            most = int(self.cardinalities[column]) - 1
+            raise BadValue(
+                f"input 'categorical', row {row}, column {column}", int(indices[row, column]), f"0 to {most}"
+            )
+
+
+class Tabular(nn.Module):
+    """Embeds categorical columns, concatenates the vectors (numeric, bits), applies linear layers.
+
+    Source: Guo and Berkhahn 2016 (arXiv:1604.06737), section III, for the embeddings of categorical columns.
+    Departures: the embeddings start from a normal distribution with a small deviation, so that a column of many
+    categories does not drown the standardised numeric ones at the start; dropout may act on the inputs too.
+    Cost: one lookup for each different embedding width, then one multiply-add a weight of the linear layers and row.
+    """
+
+    class Options(EncoderOptions):
+        """Attributes: embedding, one width for all columns or the rule that gives it; hidden_sizes, the last is the
+        width of the features; dropout after each hidden layer; input_dropout on what the first layer reads.
+        """
+
+        kind: Literal["tabular"] = "tabular"
+        embedding: PositiveInt | EmbeddingRule = EmbeddingRule()
+        embedding_deviation: float = Field(default=0.1, gt=0)
+        hidden_sizes: tuple[PositiveInt, ...] = (256, 128)
+        activation: Activation = "relu"
+        normalization: Normalization = "none"
+        dropout: float = Field(default=0.0, ge=0, lt=1)
+        input_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def __init__(self, options: Options, schema: InputSchema) -> None:
+        super().__init__()
+        self.keys = [key for key, shape in schema.shapes.items() if len(shape) == 1]
+        reads = [*self.keys, *(["categorical"] if schema.cardinalities else [])]
+        require("tabular", schema, reads or ["categorical"])
+        self.shapes = {key: schema.shapes[key] for key in self.keys}
+        self.embeddings: PackedEmbeddings | None = None
+        if schema.cardinalities:
+            rule = options.embedding
+            widths = [rule if isinstance(rule, int) else rule.width(n) for n in schema.cardinalities]
+            self.embeddings = PackedEmbeddings(schema.cardinalities, widths, options.embedding_deviation)
+        inputs = sum(shape[0] for shape in self.shapes.values())
+        inputs += self.embeddings.width if self.embeddings is not None else 0
+        self.input_dropout = nn.Dropout(options.input_dropout)
+        self.layers = dense_layers(
+            inputs,
+            options.hidden_sizes,
+            activation=options.activation,
+            dropout=options.dropout,
+            normalization=options.normalization,
+        )
+        self.width = (inputs, *options.hidden_sizes)[-1]
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
+        vectors = [take(inputs, key, shape) for key, shape in self.shapes.items()]
+        if self.embeddings is not None:
+            vectors.append(self.embeddings(take(inputs, "categorical", (self.embeddings.columns,))))
+        return self.layers(self.input_dropout(torch.cat(vectors, dim=1)))

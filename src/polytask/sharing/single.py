@@ -1,0 +1,54 @@
+"""No sharing: an encoder a task, the baseline that every comparison needs."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polytask.core.errors import MissingInput
+from polytask.sharing.layers import TaskModules
+from polytask.sharing.spec import SharingOptions
+
+
+class Single(nn.Module):
+    """A whole model for each task, side by side.
+
+    Source: the single-task learning that Caruana 1997 compares with.
+    Departures: all encoders start from the same values, those that hard sharing would start from at this seed, so that
+    a difference between the two at one seed is the sharing's and not the start's.
+    Cost: one pass through an encoder for each named task.
+    """
+
+    class Options(SharingOptions):
+        """No options."""
+
+        kind: Literal["single"] = "single"
+
+    def __init__(
+        self, make_encoder: Callable[[], nn.Module], tasks: Iterable[str], options: Options, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.encoders = TaskModules()
+        for task in tasks:
+            self.encoders[task] = make_encoder()
+        self.width: int = next(iter(self.encoders.values())).width
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
+        """The only task's features; with several tasks nothing is shared."""
+        return self.encoders[self._only_task()](inputs)
+
+    def features(self, representation: Float[Tensor, "B width"], tasks: list[str]) -> dict[str, Tensor]:
+        self._only_task()
+        return dict.fromkeys(tasks, representation)
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        return {task: self.encoders[task](inputs) for task in tasks}
+
+    def _only_task(self) -> str:
+        tasks = self.encoders.keys()
+        if len(tasks) > 1:
+            raise MissingInput(
+                f"sharing 'single' has no shared representation: {', '.join(tasks)} have an encoder each"
+            )
+        return tasks[0]
