@@ -1,6 +1,6 @@
 """What a parameter may be, declared once: it drives the check, the error, the listing and the tests' bad values.
 
-    def rule(gram, *, decay: Annotated[float, Interval(0, 1, open="right")] = 0.9): ...
+def rule(gram, *, decay: Annotated[float, Interval(0, 1, open="right")] = 0.9): ...
 """
 
 import inspect

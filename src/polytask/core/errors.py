@@ -19,7 +19,9 @@ class UnknownName(PolytaskError, KeyError):
 
     def __init__(self, what: str, found: object, allowed: Iterable[object], where: str | None = None) -> None:
         names = [str(name) for name in allowed]
-        super().__init__(f"{_place(where)}no {what} {str(found)!r}{nearest(str(found), names)}; allowed: {_listed(names)}")
+        super().__init__(
+            f"{_place(where)}no {what} {str(found)!r}{nearest(str(found), names)}; allowed: {_listed(names)}"
+        )
 
 
 class BadValue(PolytaskError, ValueError):

@@ -150,4 +150,6 @@ def _check_signature(spec: RuleSpec, arguments: list[str]) -> None:
     positional = [*spec.needs, *(["state"] if spec.init else [])]
     extra = [*spec.parameters, *(["noise"] if spec.random else []), *(["priority"] if spec.prefers else [])]
     if sorted(arguments) != sorted([*positional, *extra]) or arguments[: len(positional)] != positional:
-        raise BadValue("the signature", arguments, f"({', '.join(positional)}, *, parameters...)", f"rule {spec.name!r}")
+        raise BadValue(
+            "the signature", arguments, f"({', '.join(positional)}, *, parameters...)", f"rule {spec.name!r}"
+        )

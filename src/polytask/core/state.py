@@ -66,7 +66,9 @@ class Rule:
     def load_state_dict(self, values: dict[str, Any]) -> None:
         wanted = {"step"} | ({f"state.{key}" for key, _ in _flat(self.state)} if self.state is not None else set())
         if wanted != set(values):
-            raise CheckpointError(f"rule {self.spec.name!r}: the saved state has {sorted(values)}, expected {sorted(wanted)}")
+            raise CheckpointError(
+                f"rule {self.spec.name!r}: the saved state has {sorted(values)}, expected {sorted(wanted)}"
+            )
         self.step = int(values["step"])
         if self.state is not None:
             self.state = _filled(self.state, values, "state.")
@@ -108,7 +110,9 @@ def _put(state: Any, part: Any, index: Tensor) -> Any:
         if hasattr(value, "_fields"):
             values[name] = _put(value, new, index)
         elif axes:
-            where = torch.meshgrid(*[index if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)], indexing="ij")
+            where = torch.meshgrid(
+                *[index if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)], indexing="ij"
+            )
             values[name] = value.index_put(where, new.to(value.dtype))
         else:
             values[name] = new

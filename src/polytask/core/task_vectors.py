@@ -23,7 +23,9 @@ class TaskVectors(Mapping[str, Mapping[str, Tensor]]):
         self.stacks = dict(stacks)
         for name, stack in self.stacks.items():
             if stack.dim() == 0 or len(stack) != len(self.tasks):
-                raise BadValue(f"the stack of {name!r}", tuple(stack.shape), f"({len(self.tasks)}, ...), a row for each task")
+                raise BadValue(
+                    f"the stack of {name!r}", tuple(stack.shape), f"({len(self.tasks)}, ...), a row for each task"
+                )
 
     @classmethod
     def from_mapping(cls, vectors: Mapping[str, Mapping[str, Tensor]]) -> "TaskVectors":
@@ -38,7 +40,9 @@ class TaskVectors(Mapping[str, Mapping[str, Tensor]]):
                     raise UnknownName("parameter", name, vectors[task] if name in names else names, f"task {task!r}")
                 found, wanted = tuple(vectors[task][name].shape), tuple(vectors[tasks[0]][name].shape)
                 if found != wanted:
-                    raise BadValue(f"the shape of {name!r}", found, f"{wanted}, as in task {tasks[0]!r}", f"task {task!r}")
+                    raise BadValue(
+                        f"the shape of {name!r}", found, f"{wanted}, as in task {tasks[0]!r}", f"task {task!r}"
+                    )
         return cls(tasks, {name: torch.stack([vectors[task][name] for task in tasks]) for name in names})
 
     def __getitem__(self, task: str) -> dict[str, Tensor]:
