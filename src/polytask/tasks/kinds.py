@@ -1,0 +1,59 @@
+"""What a kind of task brings: its losses, its metrics, how its labels are read and how a model's outputs are turned back.
+
+A kind is one file in `polytask.tasks.labels` and one row here; a kind from outside joins with `KINDS.add(name, kind)`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polytask.core.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from polytask.tasks.target import Target
+    from polytask.tasks.task import Task
+
+KINDS = Catalogue(
+    "kind",
+    {
+        "binary": "polytask.tasks.labels.binary:KIND",
+        "multiclass": "polytask.tasks.labels.multiclass:KIND",
+        "multilabel": "polytask.tasks.labels.multilabel:KIND",
+        "regression": "polytask.tasks.labels.regression:KIND",
+    },
+)
+
+
+def unchanged(target: "Target", values: "Tensor") -> "Tensor":
+    """For kinds whose metrics read outputs and labels as they are."""
+    return values
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A frame below is a polars DataFrame or a mapping from column to values.
+
+    Attributes:
+        losses: names in `polytask.tasks.losses.LOSSES` that a task may choose; the first is the default.
+        metrics: names in `polytask.tasks.metrics.METRICS` that a task may choose; the first is the default.
+        companions: the metrics that are always reported beside the chosen one.
+        fit: (task, frames of the training split, place for messages) -> the fitted Target.
+        width: how many outputs a head has.
+        encode: (target, frame, place) -> labels, present (see `polytask.tasks.examples.Batch`).
+        decode: (target, outputs on the CPU in float64) -> column -> one value a row.
+        options: which of the fields `labels`, `positive` and `classes` of a task this kind reads.
+        to_units: labels or outputs as the metrics read them (regression: in the label's own units), in float64.
+    """
+
+    losses: tuple[str, ...]
+    metrics: tuple[str, ...]
+    companions: tuple[str, ...]
+    fit: "Callable[[Task, Iterable[Any], str | None], Target]"
+    width: "Callable[[Target], int]"
+    encode: "Callable[[Target, Any, str | None], tuple[Tensor, Tensor]]"
+    decode: "Callable[[Target, Tensor], dict[str, np.ndarray]]"
+    options: tuple[str, ...] = ()
+    to_units: "Callable[[Target, Tensor], Tensor]" = unchanged

@@ -1,0 +1,231 @@
+"""Metrics: how well outputs agree with the labels that exist; None where that is undefined, never a made-up 0.
+
+Outputs are logits (binary, multiclass, multilabel) or values in the label's units (regression). A metric is told from the shapes
+what it is given: outputs [B] and labels [B] are binary or regression, outputs [B, C] and labels [B] multiclass, both [B, L]
+multilabel: the mean over the columns where the metric is defined. Whether a metric is defined depends on the labels alone, so
+that the same split always gives the same set of defined metrics.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polytask.core.errors import BadValue, NotFinite
+
+# (outputs float64, labels) of rows with a label -> value; None where undefined
+Compute = Callable[[Tensor, Tensor], float | None]
+
+CALIBRATION_BINS = 15  # equal-width bins of probability, as in Guo et al. 2017 (arXiv:1706.04599)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A name's functions.
+
+    Attributes:
+        higher_is_better: False for errors.
+        single: for binary or regression outputs [n].
+        multiclass: for outputs [n, C]; None if the metric has no such form.
+    """
+
+    higher_is_better: bool
+    single: Compute
+    multiclass: Compute | None = None
+
+    def compute(self, outputs: Tensor, labels: Tensor, present: Tensor) -> float | None:
+        """The metric over the labels that exist, in float64; None where it is undefined.
+
+        Raises:
+            NotFinite: an output of a row with a label is NaN or infinite.
+        """
+        if present.shape != labels.shape or outputs.shape[: labels.ndim] != labels.shape:
+            shapes = [list(tensor.shape) for tensor in (outputs, labels, present)]
+            raise BadValue("the shape of outputs, labels and present", shapes, "as many rows in each")
+        outputs = outputs.detach().to("cpu", torch.float64)
+        labels, present = labels.cpu(), present.cpu()
+        if labels.ndim == 2:
+            columns = range(labels.shape[1])
+            return _mean_defined([self.compute(outputs[:, c], labels[:, c], present[:, c]) for c in columns])
+        outputs, labels = outputs[present], labels[present]
+        if not torch.isfinite(outputs).all():
+            raise NotFinite(f"{int((~torch.isfinite(outputs)).sum())} of {outputs.numel()} outputs are NaN or infinite")
+        if not len(labels):
+            return None
+        if outputs.ndim == 1:
+            return self.single(outputs, labels)
+        if self.multiclass is None:
+            raise BadValue("the shape of outputs", list(outputs.shape), "one output a row for this metric")
+        return self.multiclass(outputs, labels.long())
+
+
+def _mean_defined(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _one_against_rest(binary: Compute) -> Compute:
+    """Mean over the classes where the metric of (this class, any other) is defined, each ranked by its probability."""
+
+    def compute(outputs: Tensor, labels: Tensor) -> float | None:
+        scores = outputs.log_softmax(dim=1)  # the logarithm keeps the order where probabilities round to 1
+        return _mean_defined([binary(scores[:, c], (labels == c).long()) for c in range(outputs.shape[1])])
+
+    return compute
+
+
+def _ranks(outputs: Tensor) -> Tensor:
+    """Scores in [0, 1] in the order of the outputs: torchmetrics' sigmoid would make ties of large logits."""
+    levels, ranks = torch.unique(outputs, return_inverse=True)
+    return ranks.to(torch.float64) / len(levels)
+
+
+def _auroc(outputs: Tensor, labels: Tensor) -> float | None:
+    """Area under the receiver operating characteristic; needs both classes."""
+    from torchmetrics.functional.classification import binary_auroc
+
+    if not _has_both(labels):
+        return None
+    return float(binary_auroc(_ranks(outputs), labels.long()))
+
+
+def _average_precision(outputs: Tensor, labels: Tensor) -> float | None:
+    """Sum of precision times step in recall; needs a positive label."""
+    from torchmetrics.functional.classification import binary_average_precision
+
+    if not (labels == 1).any():
+        return None
+    return float(binary_average_precision(_ranks(outputs), labels.long()))
+
+
+def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
+    """float64 [C, C]: rows are labels, columns the predicted classes (binary: positive where p > 1/2)."""
+    from torchmetrics.functional.classification import binary_confusion_matrix, multiclass_confusion_matrix
+
+    if outputs.ndim == 1:
+        return binary_confusion_matrix((outputs > 0).long(), labels.long()).to(torch.float64)
+    classes = outputs.shape[1]
+    return multiclass_confusion_matrix(outputs.argmax(dim=1), labels, num_classes=classes).to(torch.float64)
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float | None:
+    table = _confusion(outputs, labels)
+    return float(table.trace() / table.sum())
+
+
+def _balanced_accuracy(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean recall of the classes that occur; needs two of them."""
+    table = _confusion(outputs, labels)
+    rows = table.sum(dim=1)
+    occurs = rows > 0
+    return float((table.diagonal()[occurs] / rows[occurs]).mean()) if int(occurs.sum()) > 1 else None
+
+
+def _f1(outputs: Tensor, labels: Tensor) -> float | None:
+    """2 TP / (2 TP + FP + FN) of the positive class; needs a positive label."""
+    table = _confusion(outputs, labels)
+    return float(2 * table[1, 1] / (table[1].sum() + table[:, 1].sum())) if table[1].sum() > 0 else None
+
+
+def _f1_macro(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean F1 of the classes that are a label or a prediction of some row."""
+    table = _confusion(outputs, labels)
+    used = table.sum(dim=0) + table.sum(dim=1)
+    return float((2 * table.diagonal()[used > 0] / used[used > 0]).mean())
+
+
+def _matthews(outputs: Tensor, labels: Tensor) -> float | None:
+    """Correlation of label and prediction (for several classes as in Gorodkin 2004); needs two classes among the labels.
+
+    Constant predictions give 0/0; they tell nothing about the labels, and 0 is the limit for predictions ever nearer to
+    constant. Computed here from the counts because torchmetrics does it in single precision, where the terms cancel.
+    """
+    table = _confusion(outputs, labels)
+    rows, columns, total = table.sum(dim=1), table.sum(dim=0), table.sum()
+    labels_spread, outputs_spread = total**2 - (rows**2).sum(), total**2 - (columns**2).sum()
+    if labels_spread == 0:
+        return None
+    covariance = table.trace() * total - (rows * columns).sum()
+    return float(covariance / (labels_spread.sqrt() * outputs_spread.sqrt())) if outputs_spread > 0 else 0.0
+
+
+def _log_loss(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean of -log p(label), in nats, from the logits."""
+    if outputs.ndim == 1:
+        return float(F.binary_cross_entropy_with_logits(outputs, labels.to(torch.float64)))
+    return float(F.cross_entropy(outputs, labels))
+
+
+def _calibration_error(outputs: Tensor, labels: Tensor) -> float | None:
+    """Expected calibration error: mean distance between confidence and frequency over bins, weighted by their rows.
+
+    Binary: the probability of the positive class; multiclass: that of the predicted class.
+    """
+    from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+    bins = CALIBRATION_BINS
+    if outputs.ndim == 1:
+        return float(binary_calibration_error(outputs.sigmoid(), labels.long(), n_bins=bins))
+    classes = outputs.shape[1]
+    return float(multiclass_calibration_error(outputs.softmax(dim=1), labels, num_classes=classes, n_bins=bins))
+
+
+def _r2(outputs: Tensor, labels: Tensor) -> float | None:
+    """1 - squared error / squared deviation of the labels; needs two different labels."""
+    from torchmetrics.functional import r2_score
+
+    outputs, labels = _centred(outputs, labels)
+    return float(r2_score(outputs, labels)) if _varies(labels) else None
+
+
+def _explained_variance(outputs: Tensor, labels: Tensor) -> float | None:
+    """1 - variance of the error / variance of the labels; needs two different labels."""
+    from torchmetrics.functional import explained_variance
+
+    outputs, labels = _centred(outputs, labels)
+    return float(explained_variance(outputs, labels)) if _varies(labels) else None
+
+
+def _rmse(outputs: Tensor, labels: Tensor) -> float | None:
+    from torchmetrics.functional import mean_squared_error
+
+    return float(mean_squared_error(outputs, labels.to(torch.float64), squared=False))
+
+
+def _mae(outputs: Tensor, labels: Tensor) -> float | None:
+    from torchmetrics.functional import mean_absolute_error
+
+    return float(mean_absolute_error(outputs, labels.to(torch.float64)))
+
+
+def _centred(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Both less the labels' mean: torchmetrics subtracts squares, which cancel where values are large and close together."""
+    labels = labels.to(torch.float64)
+    centre = labels.mean()
+    return outputs - centre, labels - centre
+
+
+def _varies(labels: Tensor) -> bool:
+    return bool(labels.min() < labels.max())
+
+
+def _has_both(labels: Tensor) -> bool:
+    return bool((labels == 1).any() and (labels == 0).any())
+
+
+METRICS: dict[str, Metric] = {
+    "auroc": Metric(True, _auroc, _one_against_rest(_auroc)),
+    "average_precision": Metric(True, _average_precision, _one_against_rest(_average_precision)),
+    "accuracy": Metric(True, _accuracy, _accuracy),
+    "balanced_accuracy": Metric(True, _balanced_accuracy, _balanced_accuracy),
+    "f1": Metric(True, _f1, _f1_macro),
+    "matthews": Metric(True, _matthews, _matthews),
+    "log_loss": Metric(False, _log_loss, _log_loss),
+    "calibration_error": Metric(False, _calibration_error, _calibration_error),
+    "r2": Metric(True, _r2),
+    "explained_variance": Metric(True, _explained_variance),
+    "rmse": Metric(False, _rmse),
+    "mae": Metric(False, _mae),
+}

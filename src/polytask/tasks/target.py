@@ -1,0 +1,113 @@
+"""A task fitted on the labels of the training split: what ties label columns, a head's outputs, the loss and the metrics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polytask.core.errors import DataError, NotFinite
+from polytask.tasks.losses import LOSSES
+from polytask.tasks.metrics import METRICS
+from polytask.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Target:
+    """Labels are encoded for the loss (0/1; class numbers; standardised values); metrics and predictions are in the label's own
+    terms (probabilities, classes, units).
+
+    Attributes:
+        task: what was fitted.
+        classes: of a multiclass task, in the order of its outputs.
+        mean, std: of a regression label in the training split; the loss sees (label - mean) / std.
+        degenerate: why the training split has nothing to learn for this task (one class, one value, no label), else None.
+    """
+
+    task: Task
+    classes: tuple[bool | int | float | str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    degenerate: str | None = None
+
+    @classmethod
+    def fit(cls, task: Task, frames: Any, *, place: str | None = None, allow_degenerate: bool = False) -> "Target":
+        """Reads the labels of the training split.
+
+        Args:
+            task: the task.
+            frames: the training split: a polars DataFrame, a mapping from column to values, or an iterable of such chunks.
+            place: where the rows come from, for messages.
+            allow_degenerate: if True, a task with one class in training is returned with `degenerate` saying so.
+
+        Raises:
+            DataError: a label that the task does not allow; one class in training, unless allowed.
+            UnknownName: the frame lacks a column.
+        """
+        chunks = [frames] if hasattr(frames, "get_column") or isinstance(frames, Mapping) else frames
+        target = task.behaviour.fit(task, chunks, place)
+        if target.degenerate and not allow_degenerate:
+            raise DataError(f"{target.degenerate}; allowed: two or more, or degenerate: drop | keep")
+        return target
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a head gives a row."""
+        return self.task.behaviour.width(self)
+
+    def encode(self, frame: Any, place: str | None = None) -> tuple[Tensor, Tensor]:
+        """(labels, present) of a frame's rows, as `polytask.tasks.examples.Batch` has them."""
+        return self.task.behaviour.encode(self, frame, place)
+
+    def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(numerator, count): the loss summed over present labels, with its graph, and how many there are; 0-d tensors."""
+        return LOSSES[self.task.loss](outputs, labels, present), present.sum()
+
+    def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
+        """Predictions: column -> one value a row.
+
+        Binary: the probability of the positive value, under the task's name. Multiclass: the class under the name and a
+        probability a class under `name.class`. Multilabel: a probability a label under `name.column`. Regression: the value.
+        """
+        return self.task.behaviour.decode(self, outputs.detach().to("cpu", torch.float64))
+
+    def score(self, outputs: Tensor, labels: Tensor, present: Tensor) -> dict[str, float | None]:
+        """The task's metric first, then the kind's others; None where undefined (no label, one class, ...).
+
+        Raises:
+            NotFinite: an output of a row with a label is NaN or infinite.
+        """
+        outputs, labels, present = outputs.detach().to("cpu", torch.float64), labels.cpu(), present.cpu()
+        wrong = ~torch.isfinite(outputs[present])
+        if wrong.any():
+            raise NotFinite(f"task {self.task.name!r}: {int(wrong.sum())} of {wrong.numel()} outputs are NaN or infinite")
+        units = self.task.behaviour.to_units
+        outputs, labels = units(self, outputs), units(self, labels)
+        names = dict.fromkeys((self.task.metric, *self.task.behaviour.companions))
+        return {name: METRICS[name].compute(outputs, labels, present) for name in names}
+
+    def selection_score(self, scores: Mapping[str, float | None]) -> float | None:
+        """The task's metric out of what `score` returned, turned so that higher is better; None where undefined."""
+        value = scores[self.task.metric]
+        return value if value is None or METRICS[self.task.metric].higher_is_better else -value
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "task": self.task.model_dump(mode="json", exclude_none=True),
+            "classes": list(self.classes),
+            "mean": self.mean,
+            "std": self.std,
+            "degenerate": self.degenerate,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Target":
+        return cls(
+            task=Task(**values["task"]),
+            classes=tuple(values["classes"]),
+            mean=values["mean"],
+            std=values["std"],
+            degenerate=values["degenerate"],
+        )

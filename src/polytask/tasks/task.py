@@ -1,0 +1,192 @@
+"""A task: what a model is to predict, where its labels are, and what counts as doing it well."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
+from polytask.tasks.kinds import KINDS, Kind
+
+# Strict, so that `classes: [1, 2]` stays integers and YAML's `no` (a boolean) is not taken for the string "no".
+LabelValue = StrictBool | StrictInt | StrictFloat | StrictStr
+
+# Fields that only some kinds read (Kind.options); given to another kind they are an error rather than ignored.
+_KIND_OPTIONS = ("labels", "positive", "classes")
+
+
+class HeadSpec(BaseModel):
+    """The part of the model that belongs to one task: hidden layers between the shared features and the outputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = ()
+
+
+class Task(BaseModel):
+    """One task. Defaults of loss and metric come from the kind; what is returned by `model_dump` is fully resolved.
+
+    Attributes:
+        name: unique; names the head's parameters and result columns, so it has no '.', '/' or '\\' in it.
+        kind: a name in `polytask.tasks.kinds.KINDS`.
+        label: the column with the labels; the name if not given.
+        labels: the columns of a multilabel task, in the order of its outputs.
+        positive: the value of a binary label that counts as 1; without it the label must be true/false or 0/1.
+        classes: the values of a multiclass label, in the order of its outputs; without it those of the training split, sorted.
+        ignore: a label value that means that the label is absent (as a missing value does).
+        where: a column: the label exists only where it is true or not zero.
+        source: the name of the data source, where there are several.
+        loss, metric: names that the kind allows.
+        role: `target` tasks are what the model is for and make the selection score; `auxiliary` ones help; `training_only` ones
+            are left out of what is exported.
+        priority: relative weight, given to the rule that balances the tasks.
+        head: see HeadSpec.
+        domain, language, difficulty, group, index: descriptive; `index` orders a family of tasks (horizons, time steps).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    positive: LabelValue | None = None
+    classes: tuple[LabelValue, ...] | None = None
+    ignore: LabelValue | None = None
+    where: str | None = None
+    source: str | None = None
+    loss: str = ""
+    metric: str = ""
+    role: Literal["target", "auxiliary", "training_only"] = "target"
+    priority: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    head: HeadSpec = HeadSpec()
+    domain: str | None = None
+    language: str | None = None
+    difficulty: str | StrictInt | StrictFloat | None = None
+    group: str | None = None
+    index: StrictInt | StrictFloat | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that the labels are read from, `where` included: none of them may be a feature of any task."""
+        return self.label_columns + ((self.where,) if self.where else ())
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        return self.labels if self.labels is not None else (self.label or self.name,)
+
+    @property
+    def behaviour(self) -> Kind:
+        """What the kind brings."""
+        return KINDS.find(self.kind)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, fields: Any) -> Any:
+        """Resolves label, loss and metric before the checks below."""
+        if not isinstance(fields, Mapping) or not isinstance(fields.get("kind"), str) or "name" not in fields:
+            return fields
+        where = f"tasks.{fields['name']}"
+        kind = _find_kind(fields["kind"], where)
+        filled = dict(fields)
+        for option, allowed in (("loss", kind.losses), ("metric", kind.metrics)):
+            filled[option] = filled.get(option) or allowed[0]
+            if filled[option] not in allowed:
+                raise UnknownName(f"{option} of a {fields['kind']} task", filled[option], allowed, where)
+        if filled.get("label") is None and "labels" not in kind.options:
+            filled["label"] = fields["name"]
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> "Task":
+        where = f"tasks.{self.name}"
+        if not self.name.strip() or self.name != self.name.strip() or any(sign in self.name for sign in "./\\\n"):
+            raise BadValue("a task's name", self.name, "text without '.', '/', '\\' or space at its ends", where)
+        for option in _KIND_OPTIONS:
+            if getattr(self, option) is not None and option not in self.behaviour.options:
+                raise BadValue(option, getattr(self, option), f"nothing, as kind {self.kind!r} has no such option", where)
+        if "labels" in self.behaviour.options and (self.label is not None or not self.labels):
+            found = self.labels if self.label is None else self.label
+            raise BadValue("labels", found, f"the label columns of a {self.kind} task (`labels`, not `label`)", where)
+        for option, least in (("labels", 1), ("classes", 2)):
+            values = getattr(self, option)
+            if values is not None and (len(values) < least or len({(type(v) is bool, v) for v in values}) < len(values)):
+                raise BadValue(option, list(values), f"{least} or more values, each once", where)
+        return self
+
+
+def expand_tasks(tasks: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[Task]:
+    """The `tasks:` part of a recipe, in its order; `defaults` (`task_defaults:`) fill in what a task does not say.
+
+    Besides the full form, `name: binary` is short for `name: {kind: binary}`, and `labels` with a kind of
+    one label column makes one task a column, named as the column, with the entry's name as `group`:
+
+    >>> [task.name for task in expand_tasks({"assays": {"kind": "binary", "labels": ["NR-AR", "SR-p53"]}})]
+    ['NR-AR', 'SR-p53']
+    """
+    defaults = dict(defaults or {})
+    _check_keys(defaults, "task_defaults")
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise BadValue("tasks", tasks, "a mapping with at least one task: {name: {kind: ...}}")
+    expanded: dict[str, Task] = {}
+    for name, entry in tasks.items():
+        for task in _expand_one(str(name), entry, defaults):
+            if task.name in expanded:
+                raise BadValue("the name of a task", task.name, "each name once", f"tasks.{name}")
+            expanded[task.name] = task
+    return list(expanded.values())
+
+
+def _expand_one(name: str, entry: Any, defaults: dict[str, Any]) -> list[Task]:
+    where = f"tasks.{name}"
+    if isinstance(entry, Task):
+        return [entry]
+    fields = {"kind": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, Mapping):
+        raise BadValue("a task", entry, "a mapping {kind: ..., label: ...} or the name of a kind", where)
+    _check_keys(fields, where)
+    fields = {**defaults, **fields}
+    if "kind" not in fields:
+        raise MissingInput(f"{where}: a task needs a kind; allowed: {', '.join(KINDS.names())}")
+    if fields.get("labels") is None or "labels" in _find_kind(fields["kind"], where).options:
+        return [_validated(name, fields)]
+    columns = fields.pop("labels")
+    if "label" in fields or not isinstance(columns, list | tuple) or not all(isinstance(x, str) for x in columns) or not columns:
+        raise BadValue("labels", columns, "a list of columns, and no `label` beside it", where)
+    return [_validated(column, {"group": name, **fields, "label": column}) for column in columns]
+
+
+def _find_kind(name: Any, where: str) -> Kind:
+    if name not in KINDS:
+        raise UnknownName("kind", name, KINDS.names(), where)
+    return KINDS.find(name)
+
+
+def _check_keys(fields: Mapping[str, Any], where: str) -> None:
+    allowed = [key for key in Task.model_fields if key != "name"]
+    for key in fields:
+        if key not in allowed:
+            raise UnknownName("key", key, allowed, where)
+
+
+def _validated(name: str, fields: Mapping[str, Any]) -> Task:
+    """The task; pydantic's report is turned into one typed line about the first mistake."""
+    try:
+        return Task(name=name, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, PolytaskError):
+            raise cause from None
+        what = ".".join(str(part) for part in first["loc"])
+        raise BadValue(what, first["input"], first["msg"], f"tasks.{name}") from None
