@@ -291,7 +291,7 @@ def _named(model: Model) -> dict[str, Tensor]:
     if isinstance(model, nn.Module):
         return dict(model.named_parameters())
     if isinstance(model, Mapping):
-        return dict(model)
+        return {str(name): parameter for name, parameter in model.items()}
     return {f"parameter.{i}": parameter for i, parameter in enumerate(model)}
 
 

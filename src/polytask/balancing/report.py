@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from polytask.core import geometry
@@ -38,8 +39,8 @@ class BackwardReport:
         """Task -> weight; the mean over groups when there are several."""
         if not self.weights_by_group:
             return {}
-        mean = sum(self.weights_by_group.values()) / len(self.weights_by_group)
-        return dict(zip(self.tasks, mean.tolist(), strict=True))  # type: ignore[union-attr]
+        mean = torch.stack(list(self.weights_by_group.values())).mean(0)
+        return dict(zip(self.tasks, mean.tolist(), strict=True))
 
     @property
     def cosines(self) -> Tensor | None:

@@ -97,7 +97,7 @@ def parameters_of(function: Callable[..., Any], *, skip: tuple[str, ...] = ()) -
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
             constraint = next((note for note in notes if isinstance(note, Interval | Choice)), None)
-        assert argument.default is not inspect.Parameter.empty, f"{function.__name__}: {name} needs a default"
+        assert argument.default is not inspect.Parameter.empty, f"{name} of {function} needs a default"
         found[name] = Parameter(name, hint, argument.default, constraint)
     return found
 
