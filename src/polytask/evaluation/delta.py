@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeGuard
 
 FEW_SEEDS = 5
 """Fewer seeds than this are marked wherever an interval is shown."""
@@ -94,7 +95,7 @@ def estimate(values: Sequence[float | None], confidence: float = 0.95) -> Estima
 def paired_differences(values: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> list[float | None]:
     """values[seed] - baseline[seed] for the seeds that both have, in ascending order; None where either is undefined."""
     pairs = [(values[seed], baseline[seed]) for seed in sorted(values) if seed in baseline]
-    return [a - b if _finite(a) and _finite(b) else None for a, b in pairs]  # type: ignore[operator]
+    return [a - b if _finite(a) and _finite(b) else None for a, b in pairs]
 
 
 def verdict(difference: Estimate, higher_is_better: bool) -> Verdict:
@@ -146,12 +147,13 @@ def _relative_changes(
 ) -> list[float] | None:
     """Percent by seed; None when a seed lacks a value or the baseline's mean is 0."""
     pairs = [(values.get(seed), baseline.get(seed)) for seed in seeds]
-    if not pairs or not all(_finite(a) and _finite(b) for a, b in pairs):
+    finite = [(a, b) for a, b in pairs if _finite(a) and _finite(b)]
+    if not pairs or len(finite) < len(pairs):
         return None
-    scale = abs(math.fsum(b for _, b in pairs) / len(pairs))  # type: ignore[misc]
+    scale = abs(math.fsum(b for _, b in finite) / len(finite))
     if scale == 0:
         return None
-    return [100 * sign * (a - b) / scale for a, b in pairs]  # type: ignore[operator]
+    return [100 * sign * (a - b) / scale for a, b in finite]
 
 
 def _shared_seeds(
@@ -164,5 +166,5 @@ def _shared_seeds(
     return sorted(variant_seeds & baseline_seeds)
 
 
-def _finite(value: float | None) -> bool:
+def _finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

@@ -146,7 +146,9 @@ def _row(
     values = _by_task(row, tasks, split)
     is_baseline = row["name"] == baseline
     compared = None if is_baseline else reference
-    scores = {task.name: _score(task, values[task.name], compared and compared[task.name]) for task in tasks}
+    scores = {
+        task.name: _score(task, values[task.name], None if compared is None else compared[task.name]) for task in tasks
+    }
     runs = row["runs"]
     return Row(
         name=row["name"],
