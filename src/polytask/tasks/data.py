@@ -1,0 +1,174 @@
+"""From a recipe's `data:` to rows ready for training, and from a checkpoint directory to rows ready for prediction."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polytask.core.errors import BadValue, CheckpointError, DataError, MissingInput, UnknownName
+from polytask.core.inputs import InputSchema
+from polytask.tasks.data_spec import DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
+from polytask.tasks.examples import Examples
+from polytask.tasks.loading import load_source
+from polytask.tasks.preprocess import Preprocessor
+from polytask.tasks.sources.stream import Stream
+from polytask.tasks.target import Target
+from polytask.tasks.task import Task
+
+__all__ = [
+    "Data",
+    "DataSpec",
+    "RowsSpec",
+    "SourceData",
+    "SourceSpec",
+    "SplitSpec",
+    "StreamSpec",
+    "load_data",
+    "read_inputs",
+]
+
+INPUTS_FILE = "inputs.json"
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """One source, split and fitted.
+
+    Attributes:
+        tasks: names of the tasks whose labels it has.
+        splits: "train", "valid" and, where there is one, "test".
+        remarks: what a reader of the run should know (truncated texts, dropped rows, ...).
+    """
+
+    name: str
+    tasks: list[str]
+    splits: dict[str, Examples | Stream]
+    preprocessor: Preprocessor
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def schema(self) -> InputSchema:
+        return self.preprocessor.schema
+
+    def to_json(self) -> dict[str, Any]:
+        """This source's part of inputs.json."""
+        return {**self.preprocessor.to_json(), "tasks": self.tasks}
+
+
+@dataclass(frozen=True)
+class Data:
+    """All sources of a run and the tasks fitted on their training rows, in the recipe's order."""
+
+    targets: dict[str, Target]
+    sources: dict[str, SourceData]
+
+    @property
+    def remarks(self) -> list[str]:
+        return [remark for source in self.sources.values() for remark in source.remarks]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of inputs.json."""
+        return {
+            "version": 1,
+            "sources": {name: source.to_json() for name, source in self.sources.items()},
+            "targets": {name: target.to_json() for name, target in self.targets.items()},
+        }
+
+    def extra_files(self) -> dict[str, bytes]:
+        """What stands beside inputs.json: name -> content."""
+        files: dict[str, bytes] = {}
+        for source in self.sources.values():
+            files |= source.preprocessor.extra_files()
+        return files
+
+
+def load_data(
+    spec: DataSpec,
+    tasks: list[Task],
+    *,
+    data_dir: Path | None,
+    beside: Path | None,
+    tokenizer: str | None = None,
+    datasets: Mapping[str, Any] | None = None,
+) -> Data:
+    """Reads, splits and fits every source that a task uses.
+
+    Args:
+        spec: the recipe's `data:`.
+        tasks: in the recipe's order.
+        data_dir: where paths are looked for first; beside: the recipe's folder, looked in next.
+        tokenizer: Hugging Face directory or hub id, where the encoder reads text.
+        datasets: source name -> rows from Python (see `polytask.tasks.sources.arrays.rows_from_python`).
+
+    Raises: DataError, UnknownName, MissingInput, BadValue: see the parts.
+    """
+    datasets = dict(datasets or {})
+    specs = spec.named_sources(tuple(datasets))
+    if not specs:
+        raise MissingInput(
+            "data: say where the rows are (table, arrays, images, builtin or sources), or hand them over from Python"
+        )
+    for name in datasets:
+        if name not in specs:
+            raise UnknownName("source", name, specs, where="data handed over from Python")
+    by_source = assign_tasks(tasks, list(specs))
+    reserved = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    targets: dict[str, Target] = {}
+    sources: dict[str, SourceData] = {}
+    for name, own in by_source.items():
+        loaded = load_source(
+            name,
+            specs[name],
+            own,
+            reserved=reserved,
+            data_dir=data_dir,
+            beside=beside,
+            tokenizer=tokenizer,
+            handed_over=datasets.get(name),
+        )
+        targets |= loaded.targets
+        sources[name] = SourceData(name, list(loaded.targets), loaded.splits, loaded.preprocessor, loaded.remarks)
+    ordered = {task.name: targets[task.name] for task in tasks if task.name in targets}
+    if not ordered:
+        raise DataError("no task is left: every one is degenerate and `degenerate: drop` dropped it")
+    return Data(ordered, {name: source for name, source in sources.items() if source.tasks})
+
+
+def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]:
+    """source -> its tasks, in the sources' order; a source without a task is left out.
+
+    A task without `source` belongs to the only source, else to the source with the task's name.
+    """
+    by_source: dict[str, list[Task]] = {name: [] for name in sources}
+    for task in tasks:
+        name = task.source or (sources[0] if len(sources) == 1 else task.name)
+        if task.source is None and name not in by_source:
+            raise BadValue(
+                "source", None, f"one of {', '.join(sources)}, as there are several sources", f"tasks.{task.name}"
+            )
+        if name not in by_source:
+            raise UnknownName("source", name, sources, where=f"tasks.{task.name}")
+        by_source[name].append(task)
+    return {name: own for name, own in by_source.items() if own}
+
+
+def read_inputs(directory: Path) -> tuple[dict[str, Preprocessor], dict[str, Target]]:
+    """source -> its preprocessing and task -> target, from a checkpoint directory alone.
+
+    Raises: CheckpointError when inputs.json is missing or damaged.
+    """
+    directory = Path(directory)
+    path = directory / INPUTS_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        sources, targets = values["sources"], values["targets"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{directory}: no {INPUTS_FILE} in this checkpoint directory") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+    files = {file.name: file.read_bytes() for file in sorted(directory.glob("tokenizer*")) if file.is_file()}
+    return (
+        {name: Preprocessor.from_json(stored, files) for name, stored in sources.items()},
+        {name: Target.from_json(stored) for name, stored in targets.items()},
+    )

@@ -1,0 +1,156 @@
+"""The `data:` part of a recipe. Reading it loads neither polars nor any optional package."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from polytask.tasks.features.options import AnyOptions
+
+SPLITS = ("train", "valid", "test")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitSpec(_Strict):
+    """Which rows train, select and test. One of these ways; `split: name` is short for `split: {column: name}`.
+
+    column: a column that says it (the values "train", "valid" and "test", or those given as train, valid, test).
+    time: rows in the order of this column; the latest are the test rows. group: rows with one value here stay together.
+    scaffold: molecules with one Bemis-Murcko scaffold stay together, the rarest scaffolds are the test rows.
+    None of them: rows at random. `fractions` are the shares of train, valid and test.
+    """
+
+    column: str | None = None
+    train: Any = None
+    valid: Any = None
+    test: Any = None
+    time: str | None = None
+    group: str | None = None
+    scaffold: str | None = None
+    fractions: tuple[float, float, float] | None = None
+    seed: int | None = None
+
+    @property
+    def kind(self) -> str:
+        return next(
+            (kind for kind in ("column", "time", "group", "scaffold") if getattr(self, kind) is not None), "fractions"
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> "SplitSpec":
+        ways = [kind for kind in ("column", "time", "group", "scaffold") if getattr(self, kind) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"a split has one of column, time, group, scaffold; found {' and '.join(ways)}")
+        if self.kind == "column" and (self.fractions is not None or self.seed is not None):
+            raise ValueError("a split by column takes no fractions and no seed")
+        if self.kind != "column" and any(getattr(self, split) is not None for split in SPLITS):
+            raise ValueError("train, valid and test name values of a split column: give `column` too")
+        if self.kind in ("time", "scaffold") and self.seed is not None:
+            raise ValueError(f"a split by {self.kind} draws nothing, so it takes no seed")
+        if self.kind != "column":
+            fractions = self.fractions or (0.8, 0.1, 0.1)
+            if min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
+                raise ValueError(
+                    f"fractions {list(fractions)}: allowed are three shares of train, valid and test that sum to 1"
+                )
+        return self
+
+
+class StreamSpec(_Strict):
+    """Rows read from disk block by block and shuffled within a buffer, for tables larger than memory."""
+
+    buffer_rows: int = Field(default=200_000, ge=1)
+    block_rows: int = Field(default=50_000, ge=1)
+
+
+class RowsSpec(_Strict):
+    """At most so many rows of each split; null keeps all."""
+
+    train: int | None = Field(default=None, ge=1)
+    valid: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+def _split(value: Any) -> Any:
+    return {"column": value} if isinstance(value, str) else value
+
+
+def _stream(value: Any) -> Any:
+    return StreamSpec() if value is True else value
+
+
+class SourceSpec(_Strict):
+    """One source of rows.
+
+    table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with the
+    paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled data.
+    None of these: rows handed over from Python under the source's name.
+    rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has one
+    class in training. stream: null streams tables above 2 GB on disk, true or {buffer_rows: N} always, false never.
+    """
+
+    table: str | None = None
+    arrays: str | None = None
+    images: str | None = None
+    root: str | None = None
+    builtin: Literal["multidigits"] | None = None
+    split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
+    drop: tuple[str, ...] = ()
+    features: dict[str, AnyOptions] = Field(default_factory=dict)
+    degenerate: Literal["error", "drop", "keep"] = "error"
+    stream: Annotated[StreamSpec | Literal[False] | None, BeforeValidator(_stream)] = None
+    rows: Annotated[int, Field(ge=1)] | RowsSpec | None = None
+    seed: int = 0
+
+    @property
+    def origin(self) -> str | None:
+        """Which field says where the rows are; None when Python hands them over."""
+        return next(
+            (field for field in ("table", "arrays", "images", "builtin") if getattr(self, field) is not None), None
+        )
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> "SourceSpec":
+        given = [field for field in ("table", "arrays", "images", "builtin", "sources") if getattr(self, field, None)]
+        if len(given) > 1:
+            raise ValueError(
+                f"a source has one of table, arrays, images, builtin, sources; found {' and '.join(given)}"
+            )
+        if self.root is not None and self.images is None:
+            raise ValueError("root goes with images")
+        if self.builtin is not None and (self.split or self.stream or isinstance(self.rows, int)):
+            raise ValueError("builtin data has its own split, and takes rows as {train: n, valid: n, test: n}")
+        return self
+
+
+class DataSpec(SourceSpec):
+    """One source for all tasks, or named `sources`, for which split, drop, features and the like are the defaults."""
+
+    sources: dict[str, SourceSpec] | None = Field(default=None, min_length=1)
+
+    def named_sources(self, handed_over: tuple[str, ...] = ()) -> dict[str, SourceSpec]:
+        """name -> the source with the defaults filled in; `handed_over`: names of the data given from Python.
+
+        A single source without a name is called "data".
+        """
+        defaults = {
+            field: getattr(self, field)
+            for field in SourceSpec.model_fields
+            if field in self.model_fields_set and self.origin is None
+        }
+        if self.sources is None and self.origin is not None:
+            return {
+                "data": SourceSpec(
+                    **{field: getattr(self, field) for field in self.model_fields_set if field != "sources"}
+                )
+            }
+        named = dict(self.sources or {})
+        for name in handed_over:
+            named.setdefault(name, SourceSpec())
+        return {name: self._merged(defaults, spec) for name, spec in named.items()}
+
+    @staticmethod
+    def _merged(defaults: dict[str, Any], spec: SourceSpec) -> SourceSpec:
+        return SourceSpec(**{**defaults, **{field: getattr(spec, field) for field in spec.model_fields_set}})

@@ -1,0 +1,14 @@
+"""Features: one kind a file. Another kind is a file here, its options in options.py and its line in FEATURES."""
+
+from typing import Any
+
+from polytask.tasks.features.array import Array
+from polytask.tasks.features.categorical import Categorical
+from polytask.tasks.features.feature import Feature, Place
+from polytask.tasks.features.image import Image
+from polytask.tasks.features.numeric import Numeric
+from polytask.tasks.features.vector import Vector
+
+FEATURES: dict[str, Any] = {feature.kind: feature for feature in (Numeric, Categorical, Vector, Array, Image)}
+
+__all__ = ["FEATURES", "Feature", "Place"]

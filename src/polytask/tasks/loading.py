@@ -1,0 +1,196 @@
+"""One source: raw rows -> columns -> split -> fitted targets and features -> rows ready for a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polytask.core.errors import DataError, UnknownName
+from polytask.tasks.data_spec import SPLITS, SourceSpec, StreamSpec
+from polytask.tasks.encoding import encode, needed_columns
+from polytask.tasks.examples import Examples
+from polytask.tasks.features import Place
+from polytask.tasks.features.choose import choose_features
+from polytask.tasks.preprocess import Preprocessor
+from polytask.tasks.sources.opening import effective_split, image_root, open_rows
+from polytask.tasks.sources.raw import RawRows
+from polytask.tasks.sources.stream import Stream
+from polytask.tasks.splits import UNUSED, assign, check_not_empty, sample, split_columns
+from polytask.tasks.target import Target
+from polytask.tasks.task import Task
+
+STREAM_ABOVE = 2 * 1024**3  # bytes on disk; a table below this is held in memory
+
+
+@dataclass
+class Loaded:
+    """What `load_source` gives."""
+
+    targets: dict[str, Target]
+    splits: dict[str, Examples | Stream]
+    preprocessor: Preprocessor
+    remarks: list[str] = field(default_factory=list)
+
+
+def load_source(
+    name: str,
+    spec: SourceSpec,
+    tasks: list[Task],
+    *,
+    reserved: list[str],
+    data_dir: Path | None,
+    beside: Path | None,
+    tokenizer: str | None = None,
+    handed_over: Any = None,
+) -> Loaded:
+    """Args: reserved: columns of labels and masks of any task of the run, which are features nowhere."""
+    rows = open_rows(name, spec, tasks, data_dir=data_dir, beside=beside, handed_over=handed_over)
+    _check_columns(rows, spec, tasks)
+    columns = feature_columns(rows, spec, reserved)
+    remarks: list[str] = []
+    assignment = _split(rows, spec)
+    streamed = stream_settings(rows, spec)
+    training = _TrainingRows(rows, columns, assignment, None if streamed is None else streamed.block_rows)
+    first, _ = next(iter(training))
+    features = choose_features(
+        first.select(columns),
+        spec.features,
+        where=rows.where,
+        tokenizer=tokenizer,
+        root=image_root(spec, data_dir, beside),
+    )
+    preprocessor = Preprocessor(features, name)
+    if _drop_unreadable(rows, preprocessor, assignment, remarks, streamed):
+        check_not_empty(assignment, effective_split(spec), rows.where)
+    preprocessor.fit(training)
+    targets = _fit_targets(rows, spec, tasks, training, remarks)
+    splits = {
+        split: (
+            Stream(rows, assignment == number, preprocessor, list(targets.values()), name, streamed)
+            if streamed is not None
+            else _examples(rows, assignment == number, preprocessor, list(targets.values()), name)
+        )
+        for number, split in enumerate(SPLITS)
+        if (assignment == number).any()
+    }
+    remarks.extend(preprocessor.remarks(name))
+    return Loaded(targets, splits, preprocessor, remarks)
+
+
+def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> list[str]:
+    """Every column that is not dropped, no label, no mask and not what the split is made by (a scaffold's molecule stays)."""
+    split = effective_split(spec)
+    left_out = [
+        *spec.drop,
+        *reserved,
+        *(split_columns(split) if rows.assignment is None and split.scaffold is None else ()),
+    ]
+    for column in spec.features:
+        if column in left_out:
+            raise DataError(f"{rows.where}: features.{column}: a label, mask, split or dropped column is no feature")
+    return [column for column in rows.schema if column not in left_out]
+
+
+def stream_settings(rows: RawRows, spec: SourceSpec) -> StreamSpec | None:
+    """None: in memory."""
+    if spec.stream is False:
+        return None
+    return spec.stream or (StreamSpec() if rows.bytes > STREAM_ABOVE else None)
+
+
+@dataclass
+class _TrainingRows:
+    """(frame, place) chunks of the training rows; can be gone through again."""
+
+    rows: RawRows
+    columns: list[str]
+    assignment: np.ndarray
+    block_rows: int | None  # None: one chunk
+
+    def __iter__(self) -> Iterator[tuple[pl.DataFrame, Place]]:
+        yield from self.read(self.columns)
+
+    def read(self, columns: list[str]) -> Iterator[tuple[pl.DataFrame, Place]]:
+        size = self.block_rows or len(self.rows)
+        for start, frame in self.rows.blocks(size, columns):
+            chosen = np.flatnonzero(self.assignment[start : start + len(frame)] == 0)
+            if len(chosen):
+                yield frame[chosen], Place(self.rows.where, chosen + start)
+
+
+def _check_columns(rows: RawRows, spec: SourceSpec, tasks: list[Task]) -> None:
+    columns = list(rows.schema)
+    asked = [(column, f"tasks.{task.name}") for task in tasks for column in task.columns]
+    asked += [(column, "data.drop") for column in spec.drop] + [(column, "data.features") for column in spec.features]
+    asked += [
+        (pair, "data.features")
+        for options in spec.features.values()
+        if (pair := getattr(options, "pair", None)) is not None
+    ]
+    for column, place in asked:
+        if column not in rows.schema:
+            raise UnknownName("column", column, columns, where=f"{rows.where}, {place}")
+    if "split" in rows.schema and spec.split is None and spec.origin != "builtin" and "split" not in spec.drop:
+        raise DataError(f"{rows.where}: it has a column 'split'; say `split: split` to split by it, or drop: [split]")
+
+
+def _split(rows: RawRows, spec: SourceSpec) -> np.ndarray:
+    split = effective_split(spec)
+    if rows.assignment is not None:
+        if spec.split is not None:
+            raise DataError(f"{rows.where}: the rows came as train, valid and test, so `split` must not be given")
+        assignment = rows.assignment
+        if not ((assignment == 0).any() and (assignment == 1).any()):
+            raise DataError(
+                f"{rows.where}: the split 'train' or 'valid' is missing or empty; allowed: both with rows, and 'test'"
+            )
+        return sample(assignment, spec.rows, spec.seed)
+    frame = rows.read(split_columns(split)) if split_columns(split) else pl.DataFrame({"row": np.arange(len(rows))})
+    return sample(assign(frame, split, spec.seed, rows.where), None if spec.builtin else spec.rows, spec.seed)
+
+
+def _drop_unreadable(
+    rows: RawRows, preprocessor: Preprocessor, assignment: np.ndarray, remarks: list[str], streamed: StreamSpec | None
+) -> int:
+    """Takes rows out of their split that a feature declared `invalid: drop` cannot read."""
+    columns = preprocessor.droppable
+    if not columns:
+        return 0
+    dropped = 0
+    for start, frame in rows.blocks(len(rows) if streamed is None else streamed.block_rows, columns):
+        unreadable = ~preprocessor.valid(frame) & (assignment[start : start + len(frame)] >= 0)
+        assignment[start : start + len(frame)][unreadable] = UNUSED
+        dropped += int(unreadable.sum())
+    if dropped:
+        remarks.append(
+            f"{rows.where}: {dropped} rows dropped, whose {' or '.join(columns)} cannot be read (invalid: drop)"
+        )
+    return dropped
+
+
+def _fit_targets(
+    rows: RawRows, spec: SourceSpec, tasks: list[Task], training: _TrainingRows, remarks: list[str]
+) -> dict[str, Target]:
+    columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+    chunks = [frame for frame, _ in training.read(columns)]  # label columns only, so they fit in memory
+    targets = {}
+    for task in tasks:
+        target = Target.fit(task, chunks, place=rows.where, allow_degenerate=spec.degenerate != "error")
+        if target.degenerate and spec.degenerate == "drop":
+            remarks.append(f"{target.degenerate}; the task is dropped (degenerate: drop)")
+            continue
+        targets[task.name] = target
+    return targets
+
+
+def _examples(
+    rows: RawRows, chosen: np.ndarray, preprocessor: Preprocessor, targets: list[Target], source: str
+) -> Examples:
+    numbers = np.flatnonzero(chosen)
+    frame = rows.read(needed_columns(preprocessor, targets))
+    return encode(
+        frame if len(numbers) == len(frame) else frame[numbers], numbers, preprocessor, targets, source, rows.where
+    )
