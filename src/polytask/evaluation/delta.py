@@ -5,9 +5,9 @@ delta-m of one seed s, in percent, positive is better:
     delta_m(s) = 100 / T * sum over tasks t of (-1)^{l_t} (M_{t,s} - B_{t,s}) / |mean over seeds of B_t|
 
 M is the variant's metric, B the baseline's, l_t is 1 where lower is better and else 0. The numerator is paired by seed,
-so what the two runs share (the split, the order of rows) cancels; the scale is the baseline's mean over the paired seeds,
-so the mean of delta_m(s) is the familiar delta-m of the mean metrics (Maninis et al., CVPR 2019, equation 4), and a seed
-with a baseline near zero does not dominate. The interval is Student's over the seeds.
+so what the two runs share (the split, the order of rows) cancels; the scale is the baseline's mean over the paired
+seeds, so the mean of delta_m(s) is the familiar delta-m of the mean metrics (Maninis et al., CVPR 2019, equation 4), and
+a seed with a baseline near zero does not dominate. The interval is Student's over the seeds.
 """
 
 import math
@@ -93,7 +93,7 @@ def estimate(values: Sequence[float | None], confidence: float = 0.95) -> Estima
 
 
 def paired_differences(values: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> list[float | None]:
-    """values[seed] - baseline[seed] for the seeds that both have, in ascending order; None where either is undefined."""
+    """values[seed] - baseline[seed] for the seeds that both have, ascending; None where either is undefined."""
     pairs = [(values[seed], baseline[seed]) for seed in sorted(values) if seed in baseline]
     return [a - b if _finite(a) and _finite(b) else None for a, b in pairs]
 

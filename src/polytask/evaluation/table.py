@@ -18,8 +18,8 @@ from polytask.evaluation.delta import (
 )
 
 FORMULA = (
-    "delta-m = 100/T · Σ over tasks of (−1)^l · (M − M_single) / |M_single|, in percent, positive is better; l is 1 where "
-    "lower is better. M − M_single is paired by seed, |M_single| is the mean over these seeds."
+    "delta-m = 100/T · Σ over tasks of (−1)^l · (M − M_single) / |M_single|, in percent, positive is better; "
+    "l is 1 where lower is better. M − M_single is paired by seed, |M_single| is the mean over these seeds."
 )
 
 
@@ -216,7 +216,7 @@ def _notes(tasks: Sequence[ScoredTask], rows: Sequence[Row]) -> tuple[str, ...]:
     judged = sum(row.judged for row in rows)
     if judged >= 20:
         notes.append(
-            f"{judged} differences are judged at 95 % without correction: about {round(judged / 20)} would be marked by "
-            "chance if nothing differed."
+            f"{judged} differences are judged at 95 % without correction: about {round(judged / 20)} would be marked "
+            "by chance if nothing differed."
         )
     return tuple(notes)
