@@ -1,0 +1,63 @@
+"""Strict pydantic models, with their mistakes reported the way every mistake is: one line, where, found, allowed."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], values: Any, where: str) -> M:
+    """The model made from `values`; the first mistake is raised as a typed error naming its place in the recipe."""
+    if not isinstance(values, Mapping):
+        raise BadValue(where, values, "a mapping")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _translated(error, model, where) from None
+
+
+def _translated(error: ValidationError, model: type[BaseModel], where: str) -> PolytaskError:
+    first = error.errors()[0]
+    place = ".".join([where, *(str(part) for part in first["loc"])])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, PolytaskError):
+        return cause
+    if first["type"] == "extra_forbidden":
+        parent, _, key = place.rpartition(".")
+        return UnknownName("key", key, _keys(model, first["loc"][:-1]), parent)
+    if first["type"] == "missing":
+        return MissingInput(f"{place} is missing")
+    return BadValue(place, first["input"], first["msg"].removeprefix("Value error, "))
+
+
+def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed at a path inside a model; those of the innermost model that can be found."""
+    current = model
+    for part in path:
+        field = current.model_fields.get(str(part))
+        inner = None if field is None else _model_in(field.annotation)
+        if inner is None:
+            break
+        current = inner
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,56 @@
+"""BatchNorm over the batch of all processes, on any device (torch's own works on CUDA only)."""
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SynchronizedBatchNorm(_BatchNorm):
+    """Mean and variance of the global batch.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1, with the sums taken over processes. Departures: none.
+    Cost: one reduction of 2 C + 1 numbers forward and one backward.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # any number of dimensions: channels are the second
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        axes = [0, *range(2, input.dim())]
+        channels = input.shape[1]
+        local = torch.cat([input.sum(axes), input.square().sum(axes), input.new_tensor([input.numel() / channels])])
+        total = all_reduce(local)
+        count = total[-1].detach()
+        mean = total[:channels] / count
+        variance = (total[channels:-1] / count - mean.square()).clamp(min=0)
+        if self.track_running_stats:
+            self._update(mean.detach(), (variance * count / (count - 1)).detach())
+        shape = [1, channels] + [1] * (input.dim() - 2)
+        normal = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def synchronize_batchnorm(module: nn.Module) -> nn.Module:
+    """Replaces every BatchNorm inside by one over all processes that has its parameters and buffers; in place where nested."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return module
+    if isinstance(module, _BatchNorm) and not isinstance(module, SynchronizedBatchNorm):
+        new = SynchronizedBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        new.load_state_dict(module.state_dict())
+        return new.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, synchronize_batchnorm(child))
+    return module

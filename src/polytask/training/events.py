@@ -1,0 +1,54 @@
+"""The event stream of a run: one JSON object a line, read by progress bars and the report."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from polytask.core.errors import CheckpointError
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+class EventLog:
+    """Appends events to a file and passes them to listeners.
+
+    Args:
+        path: events.jsonl, or None to keep them from the disk (a process other than the first).
+        listeners: called with every event.
+    """
+
+    def __init__(self, path: Path | None, listeners: tuple[Listener, ...] = ()) -> None:
+        self.path = path
+        self.listeners = listeners
+        self._file = open(path, "ab") if path is not None else None  # noqa: SIM115 (closed by close)
+
+    def write(self, event: str, **values: Any) -> None:
+        record = {"event": event, **values}
+        if self._file is not None:
+            try:
+                self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+                self._file.flush()
+            except OSError as error:
+                raise CheckpointError(f"{self.path}: could not be written ({error.strerror})") from error
+        for listener in self.listeners:
+            listener(record)
+
+    def position(self) -> int:
+        """Bytes written so far, safely on the disk: what a checkpoint remembers."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def cut(path: Path, position: int) -> None:
+    """Cuts the stream back to where a checkpoint left it."""
+    if not path.exists() or path.stat().st_size < position:
+        raise CheckpointError(f"{path}: shorter than the checkpoint says ({position} bytes): the run cannot be resumed")
+    os.truncate(path, position)

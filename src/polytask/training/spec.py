@@ -1,0 +1,128 @@
+"""The `train:` or `stages:` part of a recipe, and what holds for the whole run."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from polytask.core.validation import Strict
+from polytask.tasks.mixture import MixtureSpec
+
+
+def _kind(value: Any) -> Any:
+    """`pcgrad` is short for `{kind: pcgrad}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class RuleChoice(Strict):
+    """A balancing rule and how it is applied; `parameters` are the rule's own (see `polytask rules NAME`)."""
+
+    kind: str
+    engine: str = "exact"
+    groups: Literal["all", "layer", "tensor"] = "all"
+    scale: Literal["published", "sum", "mean", "unit"] = "published"
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+def _rule(value: Any) -> Any:
+    """Keys beside engine, groups and scale are the rule's parameters: `{kind: dwa, temperature: 1}`."""
+    value = _kind(value)
+    if not isinstance(value, dict) or "parameters" in value:
+        return value
+    own = {key: value[key] for key in value if key in RuleChoice.model_fields}
+    return {**own, "parameters": {key: value[key] for key in value if key not in own}}
+
+
+class OptimizerSpec(Strict):
+    """An optimiser of torch.optim; an option that is null is that optimiser's own default."""
+
+    kind: Literal["adamw", "adam", "sgd", "adagrad", "rmsprop"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    betas: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "OptimizerSpec":
+        if self.momentum is not None and self.kind not in ("sgd", "rmsprop"):
+            raise ValueError(f"momentum belongs to sgd and rmsprop, not to {self.kind}")
+        if self.betas is not None and self.kind not in ("adam", "adamw"):
+            raise ValueError(f"betas belong to adam and adamw, not to {self.kind}")
+        return self
+
+
+class ScheduleSpec(Strict):
+    """How the learning rate goes over a stage: up linearly over `warmup` (a fraction of the steps), then by kind down to
+    `floor` times its value."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+
+class EarlyStoppingSpec(Strict):
+    """Ends a stage when the selection score has not risen for `patience` evaluations."""
+
+    patience: int = Field(ge=1)
+    least_gain: float = Field(default=0.0, ge=0)
+
+
+class StageSpec(Strict):
+    """One stage: which tasks, from which mixture, which parameters, balanced by which rule, for how long.
+
+    Attributes:
+        name: for events and messages.
+        tasks: those trained in this stage; null is all.
+        trainable: parameters that change, by the beginning of their name (`heads`, `sharing.encoder`); null is all.
+        rule, optimizer, schedule, mixture: see their own options.
+        epochs, steps: the length; one of the two.
+        batch_size: rows a step, over all processes.
+        clip: largest norm of the gradient; null leaves it.
+        early_stopping: see there.
+    """
+
+    name: str = "train"
+    tasks: tuple[str, ...] | None = None
+    trainable: tuple[str, ...] | None = None
+    rule: Annotated[RuleChoice, BeforeValidator(_rule)] = RuleChoice(kind="equal")
+    optimizer: Annotated[OptimizerSpec, BeforeValidator(_kind)] = OptimizerSpec()
+    schedule: Annotated[ScheduleSpec, BeforeValidator(_kind)] = ScheduleSpec()
+    mixture: Annotated[MixtureSpec, BeforeValidator(_kind)] = MixtureSpec()
+    epochs: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    clip: float | None = Field(default=None, gt=0)
+    early_stopping: EarlyStoppingSpec | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "StageSpec":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("a stage has epochs or steps, not both")
+        return self
+
+
+class RunSpec(Strict):
+    """What holds for a whole run.
+
+    Attributes:
+        seed: of everything random.
+        device: auto takes the accelerator that is there, else the CPU.
+        precision: float32, or mixed precision with bf16 or fp16.
+        threads: of torch on the CPU; null leaves it. Kept in the checkpoint, since sums depend on it.
+        deterministic: torch.use_deterministic_algorithms.
+        evaluate_every: steps between evaluations; null is once an epoch.
+        checkpoint_every: steps between checkpoints, "evaluation" (each one) or "end".
+        keep: how many checkpoints stay besides the best.
+        log_every: steps between step events.
+        sync_batchnorm: BatchNorm over the global batch when several processes train.
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    threads: int | None = Field(default=None, ge=1)
+    deterministic: bool = True
+    evaluate_every: int | None = Field(default=None, ge=1)
+    checkpoint_every: int | Literal["evaluation", "end"] = "evaluation"
+    keep: int = Field(default=1, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    sync_batchnorm: bool = True
