@@ -1,4 +1,4 @@
-"""What a kind of task brings: its losses, its metrics, how its labels are read and how a model's outputs are turned back.
+"""What a kind of task brings: losses, metrics, how its labels are read, how a model's outputs become predictions.
 
 A kind is one file in `polytask.tasks.labels` and one row here; a kind from outside joins with `KINDS.add(name, kind)`.
 """

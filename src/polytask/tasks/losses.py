@@ -1,8 +1,8 @@
 """Losses: sums over the labels that exist, so that numerators and counts can be added up over pieces and processes.
 
-A loss takes (outputs, labels, present) of a batch and returns the sum over present labels, a 0-d tensor with its graph. What
-stands where no label exists, NaN included, reaches neither the sum nor a gradient: it is replaced before the loss is computed,
-because a gradient of 0 times NaN would be NaN.
+A loss takes (outputs, labels, present) of a batch and returns the sum over present labels, a 0-d tensor with its
+graph. What stands where no label exists, NaN included, reaches neither the sum nor a gradient: it is replaced before
+the loss is computed, because a gradient of 0 times NaN would be NaN.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def binary_cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Te
 def cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of -log p(label), p = softmax(outputs); outputs [B, C], labels (class numbers) and present [B]. In nats."""
     if outputs.ndim != 2 or labels.shape != outputs.shape[:1] or present.shape != labels.shape:
-        raise BadValue("the shape of outputs, labels and present", _shapes(outputs, labels, present), "[B, C], [B] and [B]")
+        raise _wrong_shapes(outputs, labels, present, "[B, C], [B] and [B]")
     outputs = torch.where(present[:, None], _single_precision(outputs), 0.0)
     # A class number that no class has marks the rows to leave out.
     return F.cross_entropy(outputs, torch.where(present, labels, -1), ignore_index=-1, reduction="sum")
@@ -44,7 +44,7 @@ def l1(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
 
 
 def huber(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-    """Sum of d^2 / 2 where d = |output - label| <= 1, else d - 1/2 (Huber 1964 with delta 1: one standard deviation)."""
+    """Sum of d^2 / 2 where d = |output - label| <= 1, else of d - 1/2 (Huber 1964; delta is 1 standard deviation)."""
     outputs, labels = _filled(outputs, labels, present)
     return F.huber_loss(outputs, labels, reduction="sum", delta=1.0)
 
@@ -61,7 +61,7 @@ LOSSES: dict[str, Loss] = {
 def _filled(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and labels with 0 in place of absent ones (so that a difference of absent ones is 0)."""
     if not outputs.shape == labels.shape == present.shape:
-        raise BadValue("the shape of outputs, labels and present", _shapes(outputs, labels, present), "one shape for all three")
+        raise _wrong_shapes(outputs, labels, present, "one shape for all three")
     outputs = torch.where(present, _single_precision(outputs), 0.0)
     return outputs, torch.where(present, labels, 0.0).to(outputs.dtype)
 
@@ -71,5 +71,6 @@ def _single_precision(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
-def _shapes(*tensors: Tensor) -> list[list[int]]:
-    return [list(tensor.shape) for tensor in tensors]
+def _wrong_shapes(outputs: Tensor, labels: Tensor, present: Tensor, allowed: str) -> BadValue:
+    shapes = [list(tensor.shape) for tensor in (outputs, labels, present)]
+    return BadValue("the shape of outputs, labels and present", shapes, allowed)

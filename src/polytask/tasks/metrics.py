@@ -1,9 +1,9 @@
 """Metrics: how well outputs agree with the labels that exist; None where that is undefined, never a made-up 0.
 
-Outputs are logits (binary, multiclass, multilabel) or values in the label's units (regression). A metric is told from the shapes
-what it is given: outputs [B] and labels [B] are binary or regression, outputs [B, C] and labels [B] multiclass, both [B, L]
-multilabel: the mean over the columns where the metric is defined. Whether a metric is defined depends on the labels alone, so
-that the same split always gives the same set of defined metrics.
+Outputs are logits (binary, multiclass, multilabel) or values in the label's units (regression). The shapes tell which:
+outputs [B] and labels [B] are binary or regression; outputs [B, C] and labels [B] multiclass; both [B, L] multilabel,
+where the result is the mean over the columns for which the metric is defined. Whether a metric is defined depends on
+the labels alone, so one split always gives the same set of defined metrics.
 """
 
 from collections.abc import Callable
@@ -137,7 +137,7 @@ def _f1_macro(outputs: Tensor, labels: Tensor) -> float | None:
 
 
 def _matthews(outputs: Tensor, labels: Tensor) -> float | None:
-    """Correlation of label and prediction (for several classes as in Gorodkin 2004); needs two classes among the labels.
+    """Correlation of label and prediction (Gorodkin 2004 for several classes); needs two classes among the labels.
 
     Constant predictions give 0/0; they tell nothing about the labels, and 0 is the limit for predictions ever nearer to
     constant. Computed here from the counts because torchmetrics does it in single precision, where the terms cancel.
@@ -185,7 +185,7 @@ def _explained_variance(outputs: Tensor, labels: Tensor) -> float | None:
     from torchmetrics.functional import explained_variance
 
     outputs, labels = _centred(outputs, labels)
-    return float(explained_variance(outputs, labels)) if _varies(labels) else None
+    return float(torch.as_tensor(explained_variance(outputs, labels))) if _varies(labels) else None
 
 
 def _rmse(outputs: Tensor, labels: Tensor) -> float | None:
@@ -201,7 +201,7 @@ def _mae(outputs: Tensor, labels: Tensor) -> float | None:
 
 
 def _centred(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both less the labels' mean: torchmetrics subtracts squares, which cancel where values are large and close together."""
+    """Both less the labels' mean: torchmetrics subtracts squares, which cancel where values are large and close."""
     labels = labels.to(torch.float64)
     centre = labels.mean()
     return outputs - centre, labels - centre

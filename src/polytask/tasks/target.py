@@ -1,4 +1,4 @@
-"""A task fitted on the labels of the training split: what ties label columns, a head's outputs, the loss and the metrics."""
+"""A task fitted on the labels of the training split: it ties label columns, outputs, the loss and the metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,15 @@ from polytask.tasks.task import Task
 
 @dataclass(frozen=True)
 class Target:
-    """Labels are encoded for the loss (0/1; class numbers; standardised values); metrics and predictions are in the label's own
-    terms (probabilities, classes, units).
+    """Labels are encoded for the loss (0/1; class numbers; standardised values).
+
+    Metrics and predictions are in the label's own terms (probabilities; classes; units).
 
     Attributes:
         task: what was fitted.
         classes: of a multiclass task, in the order of its outputs.
         mean, std: of a regression label in the training split; the loss sees (label - mean) / std.
-        degenerate: why the training split has nothing to learn for this task (one class, one value, no label), else None.
+        degenerate: why training has nothing to learn here (one class, one value, no label at all); None if it has.
     """
 
     task: Task
@@ -38,7 +39,8 @@ class Target:
 
         Args:
             task: the task.
-            frames: the training split: a polars DataFrame, a mapping from column to values, or an iterable of such chunks.
+            frames: the training split: a polars DataFrame, a mapping from column to values, or an iterable of such
+                chunks.
             place: where the rows come from, for messages.
             allow_degenerate: if True, a task with one class in training is returned with `degenerate` saying so.
 
@@ -62,14 +64,15 @@ class Target:
         return self.task.behaviour.encode(self, frame, place)
 
     def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(numerator, count): the loss summed over present labels, with its graph, and how many there are; 0-d tensors."""
+        """(numerator, count), 0-d: the loss summed over present labels, with its graph, and how many there are."""
         return LOSSES[self.task.loss](outputs, labels, present), present.sum()
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Predictions: column -> one value a row.
 
         Binary: the probability of the positive value, under the task's name. Multiclass: the class under the name and a
-        probability a class under `name.class`. Multilabel: a probability a label under `name.column`. Regression: the value.
+        probability a class under `name.class`. Multilabel: a probability a label under `name.column`. Regression: the
+        value.
         """
         return self.task.behaviour.decode(self, outputs.detach().to("cpu", torch.float64))
 
@@ -82,7 +85,8 @@ class Target:
         outputs, labels, present = outputs.detach().to("cpu", torch.float64), labels.cpu(), present.cpu()
         wrong = ~torch.isfinite(outputs[present])
         if wrong.any():
-            raise NotFinite(f"task {self.task.name!r}: {int(wrong.sum())} of {wrong.numel()} outputs are NaN or infinite")
+            count = f"{int(wrong.sum())} of {wrong.numel()}"
+            raise NotFinite(f"task {self.task.name!r}: {count} outputs are NaN or infinite")
         units = self.task.behaviour.to_units
         outputs, labels = units(self, outputs), units(self, labels)
         names = dict.fromkeys((self.task.metric, *self.task.behaviour.companions))

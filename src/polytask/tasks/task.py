@@ -42,16 +42,18 @@ class Task(BaseModel):
         label: the column with the labels; the name if not given.
         labels: the columns of a multilabel task, in the order of its outputs.
         positive: the value of a binary label that counts as 1; without it the label must be true/false or 0/1.
-        classes: the values of a multiclass label, in the order of its outputs; without it those of the training split, sorted.
+        classes: the values of a multiclass label, in the order of its outputs; without it those of the training split,
+            sorted.
         ignore: a label value that means that the label is absent (as a missing value does).
         where: a column: the label exists only where it is true or not zero.
         source: the name of the data source, where there are several.
         loss, metric: names that the kind allows.
-        role: `target` tasks are what the model is for and make the selection score; `auxiliary` ones help; `training_only` ones
-            are left out of what is exported.
+        role: `target` tasks are what the model is for and make the selection score; `auxiliary` ones help;
+            `training_only` ones are left out of what is exported.
         priority: relative weight, given to the rule that balances the tasks.
         head: see HeadSpec.
-        domain, language, difficulty, group, index: descriptive; `index` orders a family of tasks (horizons, time steps).
+        domain, language, difficulty, group, index: descriptive; `index` orders a family of tasks (horizons, time
+            steps).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,14 +115,15 @@ class Task(BaseModel):
         if not self.name.strip() or self.name != self.name.strip() or any(sign in self.name for sign in "./\\\n"):
             raise BadValue("a task's name", self.name, "text without '.', '/', '\\' or space at its ends", where)
         for option in _KIND_OPTIONS:
-            if getattr(self, option) is not None and option not in self.behaviour.options:
-                raise BadValue(option, getattr(self, option), f"nothing, as kind {self.kind!r} has no such option", where)
+            found = getattr(self, option)
+            if found is not None and option not in self.behaviour.options:
+                raise BadValue(option, found, f"nothing, as kind {self.kind!r} has no such option", where)
         if "labels" in self.behaviour.options and (self.label is not None or not self.labels):
             found = self.labels if self.label is None else self.label
             raise BadValue("labels", found, f"the label columns of a {self.kind} task (`labels`, not `label`)", where)
         for option, least in (("labels", 1), ("classes", 2)):
             values = getattr(self, option)
-            if values is not None and (len(values) < least or len({(type(v) is bool, v) for v in values}) < len(values)):
+            if values is not None and (len(values) < least or _repeats(values)):
                 raise BadValue(option, list(values), f"{least} or more values, each once", where)
         return self
 
@@ -161,9 +164,14 @@ def _expand_one(name: str, entry: Any, defaults: dict[str, Any]) -> list[Task]:
     if fields.get("labels") is None or "labels" in _find_kind(fields["kind"], where).options:
         return [_validated(name, fields)]
     columns = fields.pop("labels")
-    if "label" in fields or not isinstance(columns, list | tuple) or not all(isinstance(x, str) for x in columns) or not columns:
+    is_list = isinstance(columns, list | tuple) and all(isinstance(column, str) for column in columns)
+    if not is_list or not columns or "label" in fields:
         raise BadValue("labels", columns, "a list of columns, and no `label` beside it", where)
     return [_validated(column, {"group": name, **fields, "label": column}) for column in columns]
+
+
+def _repeats(values: tuple[Any, ...]) -> bool:
+    return len({(isinstance(value, bool), value) for value in values}) < len(values)  # True == 1, and yet they differ
 
 
 def _find_kind(name: Any, where: str) -> Kind:
@@ -189,4 +197,6 @@ def _validated(name: str, fields: Mapping[str, Any]) -> Task:
         if isinstance(cause, PolytaskError):
             raise cause from None
         what = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":  # the task's own keys are checked before
+            raise UnknownName("key", first["loc"][-1], HeadSpec.model_fields, f"tasks.{name}.head") from None
         raise BadValue(what, first["input"], first["msg"], f"tasks.{name}") from None

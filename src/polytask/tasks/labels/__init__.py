@@ -1,1 +1,1 @@
-"""One file a kind of task: how its labels are read, how wide its head is, and how outputs are turned into predictions."""
+"""One file a kind of task: how its labels are read, how wide its head is, how outputs become predictions."""

@@ -70,7 +70,8 @@ def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
         return Target(task)
     if task.positive is not None and not positives and labels:
         values = list(dict.fromkeys(values))
-        found = f"positive {task.positive!r} occurs nowhere{nearest(str(task.positive), values)}; found {found_values(values)}"
+        hint = nearest(str(task.positive), values)
+        found = f"positive {task.positive!r} occurs nowhere{hint}; found {found_values(values)}"
     else:
         found = f"{positives} of {labels} labels are positive"
     return Target(task, degenerate=f"{locate(task, column, place)}: not two classes in training: {found}")

@@ -1,4 +1,4 @@
-"""Reading a label column: which labels exist, and whether their values are of a type that the task's options can be compared with."""
+"""Reading a label column: which labels exist, and whether a task's options fit the type of their values."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any

@@ -16,8 +16,8 @@ from polytask.tasks.task import Task
 
 def _read(frame: Any, task: Task, place: str | None) -> tuple[np.ndarray, np.ndarray]:
     """(is positive, is present), bool [N, L] each."""
-    columns = [read_binary(frame, column, task, place) for column in task.label_columns]
-    return np.stack([positive for positive, _ in columns], axis=1), np.stack([present for _, present in columns], axis=1)
+    positive, present = zip(*(read_binary(frame, column, task, place) for column in task.label_columns), strict=True)
+    return np.stack(positive, axis=1), np.stack(present, axis=1)
 
 
 def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
@@ -29,8 +29,8 @@ def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
     if ((positives > 0) & (positives < labels)).any():
         return Target(task)
     counts = ", ".join(f"{count} of {total}" for count, total in zip(positives, labels, strict=True))
-    where = locate(task, task.label_columns[0], place)
-    return Target(task, degenerate=f"{where} and on: no column has two classes in training: {counts} labels are positive")
+    what = f"no column has two classes in training: {counts} labels are positive"
+    return Target(task, degenerate=f"{locate(task, task.label_columns[0], place)} and on: {what}")
 
 
 def _encode(target: Target, frame: Any, place: str | None) -> tuple[Tensor, Tensor]:
