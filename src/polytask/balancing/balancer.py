@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balancing import distribution
-from polytask.balancing.exact import ExactEngine, Partition, partition
+from polytask.balancing.exact import Partition, partition
 from polytask.balancing.report import BackwardReport
 from polytask.balancing.scale import rescaled
-from polytask.core import geometry
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Choice
 from polytask.core.errors import BadValue, CheckpointError, MissingInput, NotFinite, UnknownName
@@ -38,10 +37,10 @@ class Balancer:
         tasks: every task that may be present, in order; by default those of the first call.
         engine: how per-task gradients are obtained.
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
-        scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is not another
-            learning rate.
-        priority: task -> how much it matters; scaled to mean 1. A rule with a published preference vector takes it as that,
-            for every other rule it multiplies the loss.
+        scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
+            not another learning rate.
+        priority: task -> how much it matters; scaled to mean 1. A rule with a published preference vector takes it as
+            that, for every other rule it multiplies the loss.
         seed: of a random rule.
         parameters: of the rule.
     """
@@ -66,7 +65,9 @@ class Balancer:
         if groups != "all" and self.spec.needs == ("losses",):
             raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
         if scale == "unit" and self.spec.needs == ("losses",):
-            raise BadValue("scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where)
+            raise BadValue(
+                "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
+            )
         for task, value in (priority or {}).items():
             if not value > 0:
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
@@ -92,11 +93,13 @@ class Balancer:
         Args:
             losses: task -> 0-d loss; tasks may be absent, the rule then sees the others.
             model: a module, {name: parameter} or parameters; rules that weigh losses do not need it on one process.
-            shared: names of the parameters to balance, where the graph should not decide (default: reached by two or more tasks).
+            shared: names of the parameters to balance, where the graph should not decide (default: reached by two
+                or more tasks).
             counts: task -> number of labels behind its mean; used to average over processes.
             scaler: a GradScaler; gradients are left scaled, as scaler.step expects.
 
-        Raises: NotFinite naming the task and step; MissingInput if nothing is shared. Nothing is then written into `.grad`.
+        Raises: NotFinite naming the task and step; MissingInput if nothing is shared. Nothing is then written into
+                `.grad`.
         """
         if not losses and not distribution.active():
             raise MissingInput(f"rule {self.spec.name!r}: no task is present in this step")
@@ -114,7 +117,10 @@ class Balancer:
         return report
 
     def after_step(self) -> None:
-        """Call after the optimiser's step. Rules that look at the losses again do it here; the present ones have nothing to do."""
+        """Call after the optimiser's step.
+
+        Rules that look at the losses again do it here; the present ones have nothing to do.
+        """
 
     def after_epoch(self) -> None:
         """Call when an epoch ends, for rules that compare epochs (dwa)."""
@@ -128,7 +134,9 @@ class Balancer:
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         if values["rule"] != self.spec.name:
-            raise CheckpointError(f"the saved state is of rule {values['rule']!r}, this balancer's is {self.spec.name!r}")
+            raise CheckpointError(
+                f"the saved state is of rule {values['rule']!r}, this balancer's is {self.spec.name!r}"
+            )
         if self.tasks is not None and values["tasks"] is not None and self.tasks != list(values["tasks"]):
             raise CheckpointError(f"the saved state is of tasks {values['tasks']}, this balancer's are {self.tasks}")
         self.tasks = self.tasks or values["tasks"]
@@ -137,10 +145,17 @@ class Balancer:
             self._rule(group).load_state_dict(saved)
 
     def _weigh_losses(
-        self, tasks: list[str], values: Tensor, local: Mapping[str, Tensor], priority: Tensor, model: Model | None, scaler: Any
+        self,
+        tasks: list[str],
+        values: Tensor,
+        local: Mapping[str, Tensor],
+        priority: Tensor,
+        model: Model | None,
+        scaler: Any,
     ) -> BackwardReport:
         weights = self._weights("all", tasks, {"losses": values}, priority)
-        parts = [loss * weight for loss, weight in zip((local[t] for t in tasks if t in local), self._local(weights, tasks, local), strict=True)]
+        present = [local[task] for task in tasks if task in local]
+        parts = [loss * weight for loss, weight in zip(present, self._local(weights, tasks, local), strict=True)]
         if distribution.active():
             if model is None:
                 raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
@@ -162,7 +177,10 @@ class Balancer:
         reaches = distribution.union(torch.tensor([grad is not None for grad in grads]))
         for parameter, grad, used in zip(trainable, grads, reaches.tolist(), strict=True):
             if used:
-                summed = torch.zeros_like(parameter) if grad is None else grad.to_dense() if grad.is_sparse else grad.contiguous()
+                if grad is None:
+                    summed = torch.zeros_like(parameter)
+                else:
+                    summed = grad.to_dense() if grad.is_sparse else grad.contiguous()
                 distribution.sum_in_place([summed])
                 _accumulate(parameter, summed)
 
@@ -220,7 +238,8 @@ class Balancer:
                 stack = vectors.stacks[name]
                 factors = priority.to(stack).view(-1, *[1] * (stack.dim() - 1))
                 combined[name] = rule(tasks, stack if not self.priority else stack * factors, keys=(name,))
-            scale = rescaled(self.spec.scale, self.scale, len(tasks), sum(combined[n].double().square().sum().item() for n in names))
+            squared_norm = sum(combined[name].double().square().sum().item() for name in names)
+            scale = rescaled(self.spec.scale, self.scale, len(tasks), squared_norm)
             for name in names if scale != 1.0 else []:
                 combined[name] = combined[name] * scale
         return combined, weights
@@ -235,7 +254,9 @@ class Balancer:
         square = float(weights @ inputs["gram"] @ weights) if "gram" in inputs else 0.0
         return weights * rescaled(self.spec.scale, self.scale, len(tasks), square)
 
-    def _present(self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None) -> tuple[list[str], Tensor, Mapping[str, Tensor]]:
+    def _present(
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None
+    ) -> tuple[list[str], Tensor, Mapping[str, Tensor]]:
         for task, loss in losses.items():
             if loss.dim() != 0:
                 raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "() : one number a task")
@@ -299,4 +320,6 @@ def _accumulate(parameter: Tensor, grad: Tensor) -> None:
     if parameter.grad is None:
         parameter.grad = grad.detach()
     else:
-        parameter.grad = parameter.grad + grad.detach() if parameter.grad.is_sparse else parameter.grad.add_(grad.detach())
+        parameter.grad = (
+            parameter.grad + grad.detach() if parameter.grad.is_sparse else parameter.grad.add_(grad.detach())
+        )

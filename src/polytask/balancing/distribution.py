@@ -1,7 +1,8 @@
 """Sums over processes, so that a rule sees the gradients of the global batch and replicas stay equal.
 
-A local loss is a mean over c labels; the global mean is sum_r c_r L_r / C with C = sum_r c_r. Each process therefore scales its
-loss by c / C and gradients are summed. A task that one process lacks has c = 0 there and sends zeros, so nothing waits for it.
+A local loss is a mean over c labels; the global mean is sum_r c_r L_r / C with C = sum_r c_r. Each process therefore
+scales its loss by c / C and gradients are summed. A task that one process lacks has c = 0 there and sends zeros, so
+nothing waits for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,14 @@ class GlobalLosses:
     local: dict[str, Tensor]  # task -> this process's loss scaled by its share, for backward
 
 
-def reduced_losses(losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, tasks: Sequence[str] | None) -> GlobalLosses:
+def reduced_losses(
+    losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, tasks: Sequence[str] | None
+) -> GlobalLosses:
     """Global means of the losses; without counts every process that has a task counts the same."""
     if tasks is None:
-        raise MissingInput("under torch.distributed the balancer needs tasks=[...], every task that any process may have")
+        raise MissingInput(
+            "under torch.distributed the balancer needs tasks=[...], every task that any process may have"
+        )
     device = next((loss.device for loss in losses.values()), torch.device("cpu"))
     count = [float(counts[task]) if counts is not None else 1.0 for task in losses]
     table = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)  # numerators, counts

@@ -1,8 +1,9 @@
 """Dynamic weight average: a task whose loss falls more slowly than the others' gets more weight.
 
 Source      Liu, Johns and Davison 2019, arXiv:1803.10704, equations 7 and 8.
-Departures  none. As there, losses are averaged over an epoch and the weights are 1 in the first two epochs; a task that was
-            absent from one of the last two epochs counts as unchanged (ratio 1), a case that the paper does not have.
+Departures  none. As there, losses are averaged over an epoch and the weights are 1 in the first two epochs; a task that
+            was absent from one of the last two epochs counts as unchanged (ratio 1), a case that the paper does not
+            have.
 Cost        O(T); one backward pass.
 """
 

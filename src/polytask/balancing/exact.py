@@ -29,7 +29,9 @@ class Partition:
     @property
     def private(self) -> list[str]:
         shared = dict.fromkeys(self.shared)
-        return [name for name, row in zip(self.parameters, self.reaches, strict=True) if name not in shared and row.any()]
+        return [
+            name for name, row in zip(self.parameters, self.reaches, strict=True) if name not in shared and row.any()
+        ]
 
 
 def partition(
@@ -61,7 +63,9 @@ def partition(
     least = min(2, len(tasks))
     found = [name for name, row in zip(parameters, reaches, strict=True) if int(row.sum()) >= least]
     if not found:
-        raise MissingInput(f"no parameter is reached by two of the tasks {', '.join(tasks)}: there is nothing to balance")
+        raise MissingInput(
+            f"no parameter is reached by two of the tasks {', '.join(tasks)}: there is nothing to balance"
+        )
     return Partition(parameters, reaches, found)
 
 
@@ -71,11 +75,13 @@ class ExactEngine:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
-    def gradients(self, losses: Mapping[str, Tensor], tasks: Sequence[str], part: Partition) -> tuple[TaskVectors, dict[str, Tensor]]:
+    def gradients(
+        self, losses: Mapping[str, Tensor], tasks: Sequence[str], part: Partition
+    ) -> tuple[TaskVectors, dict[str, Tensor]]:
         """(shared gradients by task, gradients of the private parameters). Nothing is written into .grad.
 
-        Each task's backward pass visits only what that task reaches, so each head is traversed once. Peak memory: T copies
-        of the shared gradients.
+        Each task's backward pass visits only what that task reaches, so each head is traversed once. Peak memory: T
+        copies of the shared gradients.
         """
         stacks = {name: self._buffer(name, part.parameters[name], len(tasks)) for name in part.shared}
         private: dict[str, Tensor] = {}
@@ -85,9 +91,11 @@ class ExactEngine:
             row = tasks.index(task)
             names = [name for name in part.parameters if rows[name][row]] if task in losses else []
             parameters = [part.parameters[name] for name in names]
-            grads = torch.autograd.grad(
-                losses[task], parameters, retain_graph=task != present[-1], allow_unused=True
-            ) if names else []
+            grads = (
+                torch.autograd.grad(losses[task], parameters, retain_graph=task != present[-1], allow_unused=True)
+                if names
+                else []
+            )
             found = dict(zip(names, grads, strict=True))
             for name, stack in stacks.items():
                 grad = found.get(name)

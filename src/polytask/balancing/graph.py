@@ -47,5 +47,7 @@ def _postorder(roots: list[Any]) -> list[Any]:
                     "the graph hides parameters behind re-entrant activation checkpointing: "
                     "call torch.utils.checkpoint with use_reentrant=False"
                 )
-            stack.extend((following, False) for following, _ in node.next_functions if following and following not in seen)
+            stack.extend(
+                (following, False) for following, _ in node.next_functions if following and following not in seen
+            )
     return order

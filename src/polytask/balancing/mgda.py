@@ -2,8 +2,8 @@
 
 Source      Desideri 2012, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", theorem 2.2;
             for deep networks Sener and Koltun 2018, arXiv:1810.04650, equation 4.
-Departures  the minimum is found exactly by an active-set method, where Sener and Koltun stop a Frank-Wolfe iteration early;
-            gradients are not normalised, as in both papers' formulas.
+Departures  the minimum is found exactly by an active-set method, where Sener and Koltun stop a Frank-Wolfe iteration
+            early; gradients are not normalised, as in both papers' formulas.
 Cost        about T solves of size T; see core.geometry.min_norm_point.
 """
 

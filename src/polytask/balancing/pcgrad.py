@@ -1,8 +1,8 @@
 """PCGrad: removes from each task's gradient the component that conflicts with another task's.
 
 Source      Yu et al. 2020, arXiv:2001.06782, Algorithm 1.
-Departures  none in exact arithmetic. It works on the Gram matrix: a projected gradient is a combination of the tasks' gradients,
-            and only its coefficients are kept.
+Departures  none in exact arithmetic. It works on the Gram matrix: a projected gradient is a combination of the tasks'
+            gradients, and only its coefficients are kept.
 Cost        O(T^3) time, O(T^2) memory; no copy of the gradients.
 """
 

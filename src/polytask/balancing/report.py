@@ -15,7 +15,8 @@ class BackwardReport:
     Attributes:
         tasks: the tasks present, in order; rows of everything below.
         loss_values: float64 [T], over all processes.
-        weights_by_group: group -> float64 [T]; one group "all" unless `groups` asks for more; empty for elementwise rules.
+        weights_by_group: group -> float64 [T]; one group "all" unless `groups` asks for more; empty for elementwise
+            rules.
         gram: float64 [T, T] over the shared parameters, or None where the rule did not need it.
         route: module or parameter group -> how its part of G was obtained.
         shared: names of the parameters that two or more tasks reach.

@@ -22,5 +22,7 @@ def rescaled(published: str, wanted: str, tasks: int, square: float) -> float:
     if wanted == "unit":
         return square**-0.5 if square > 0 else 1.0  # a zero update stays zero
     if published == "unit":
-        raise NotFinite(f"a result of unit norm is neither a sum nor a mean over tasks: it cannot be scaled to {wanted!r}")
+        raise NotFinite(
+            f"a result of unit norm is neither a sum nor a mean over tasks: it cannot be scaled to {wanted!r}"
+        )
     return float(tasks) if wanted == "sum" else 1.0 / tasks

@@ -1,8 +1,9 @@
 """Uncertainty weighting: each task has a learned log variance s, and its loss the weight exp(-s) / 2.
 
 Source      Kendall, Gal and Cipolla 2018, arXiv:1705.07115, equation 7 with s = log sigma^2 (their section 3.3).
-Departures  the factor 1/2 stands before every loss: the paper drops it for classification, which is the same as halving that
-            task's loss. s is learned by Adam steps inside the rule (the paper: by the network's optimiser), with their own rate.
+Departures  the factor 1/2 stands before every loss: the paper drops it for classification, which is the same as halving
+            that task's loss. s is learned by Adam steps inside the rule (the paper: by the network's optimiser), with
+            their own rate.
 Cost        O(T); one backward pass.
 """
 

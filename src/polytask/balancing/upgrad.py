@@ -1,4 +1,4 @@
-"""UPGrad: each task's gradient is projected onto the cone of directions that hurt no task; the mean of these is the step.
+"""UPGrad: the mean of the task gradients, each projected onto the cone of directions that hurt no task.
 
 Source      Quinton and Rey 2024, "Jacobian descent for multi-objective optimization", arXiv:2406.16232, section 3 and
             proposition 1 (the projection through the Gram matrix).
@@ -19,7 +19,14 @@ from polytask.core.rules import rule
     source="arXiv:2406.16232, section 3, proposition 1",
     needs=("gram",),
     scale="mean",
-    claims=("permutation", "homogeneous", "non_conflicting", "nonnegative_weights", "linear_under_scaling", "stationary"),
+    claims=(
+        "permutation",
+        "homogeneous",
+        "non_conflicting",
+        "nonnegative_weights",
+        "linear_under_scaling",
+        "stationary",
+    ),
 )
 def upgrad(gram: Float[Tensor, "T T"], *, priority: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
     """Mean over tasks t of the projection of priority[t] * g[t] onto the dual cone of all gradients.

@@ -115,6 +115,7 @@ def verify_checkpoint(path: Path) -> Checkpoint:
         found = hashlib.sha256((checkpoint.path / name).read_bytes()).hexdigest()
         if found != listed["sha256"]:
             raise CheckpointError(
-                f"{checkpoint.path / name}: content changed (SHA-256 {found[:12]}..., expected {listed['sha256'][:12]}...)"
+                f"{checkpoint.path / name}: content changed "
+                f"(SHA-256 {found[:12]}..., expected {listed['sha256'][:12]}...)"
             )
     return checkpoint

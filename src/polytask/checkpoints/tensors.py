@@ -14,7 +14,7 @@ from polytask.core.errors import CheckpointError
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file. A tensor that shares its memory with an earlier one (tied weights) is stored once and listed as tied."""
+    """A safetensors file. A tensor that shares its memory with an earlier one is stored once and listed as tied."""
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     owners: dict[tuple[Any, ...], str] = {}

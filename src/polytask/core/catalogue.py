@@ -1,7 +1,7 @@
 """A table of names, each pointing to where its object is defined; the module is imported when the name is looked up.
 
-Rules, encoders and sharing architectures are found this way: a static table keeps `import polytask` light, lets a room use
-another room's components by name without importing that room, and makes the order of every listing the table's.
+Rules, encoders and sharing architectures are found this way: a static table keeps `import polytask` light, lets a room
+use another room's components by name without importing that room, and makes the order of every listing the table's.
 """
 
 import importlib

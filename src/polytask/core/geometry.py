@@ -1,7 +1,7 @@
 """The geometry of task vectors: inner products, angles, signs, and the two projections that rules are made of.
 
-Everything here works on a Gram matrix G (G[i, j] is the inner product of tasks i and j) or on one parameter's stack [T, *shape],
-so it serves gradients and fine-tuning deltas alike. G and the solvers are float64 on the CPU.
+Everything here works on a Gram matrix G (G[i, j] is the inner product of tasks i and j) or on one parameter's stack
+[T, *shape], so it serves gradients and fine-tuning deltas alike. G and the solvers are float64 on the CPU.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ def gram(stack: Float[Tensor, "T ..."], *, double: bool = False) -> Float[Tensor
     """Inner products of the rows, float64 on the CPU.
 
     Products are formed in the stack's precision (at least float32) block by block and the blocks summed in float64;
-    `double` forms them in float64 too. Rows whose squares would leave float32's range are rescaled by powers of two, which is exact.
+    `double` forms them in float64 too. Rows whose squares would leave float32's range are rescaled by powers of two,
+    which is exact.
     """
     rows = stack.detach().flatten(1) if stack.dim() > 1 else stack.detach()[:, None]
     if double or rows.dtype not in (torch.float32, torch.float64):
@@ -54,7 +55,7 @@ def conflict_rate(gram: Float[Tensor, "T T"]) -> float:
 
 
 def sign_agreement(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T T"]:
-    """Share of coordinates in which two tasks have the same sign, among those where both are non-zero; NaN if there is none."""
+    """Share of coordinates in which two tasks have the same sign, of those where both are non-zero; NaN if none are."""
     signs = stack.detach().flatten(1).sign().double()
     product = signs @ signs.T  # agreements minus disagreements
     both = signs.abs() @ signs.abs().T
@@ -107,9 +108,9 @@ def _factor(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:
     """Convex weights of the shortest vector in the convex hull of the task vectors.
 
-    min a^T G a over a >= 0, sum a = 1. For fixed proportions a the minimum of y^T G y + (1 - sum y)^2 over the length of y is
-    m / (1 + m) with m = a^T G a, which grows with m; so y >= 0 minimising it is the solution up to its length, and the simplex
-    constraint turns into a non-negative least-squares problem without a penalty to tune.
+    min a^T G a over a >= 0, sum a = 1. For fixed proportions a the minimum of y^T G y + (1 - sum y)^2 over the length
+    of y is m / (1 + m) with m = a^T G a, which grows with m; so y >= 0 minimising it is the solution up to its length,
+    and the simplex constraint turns into a non-negative least-squares problem without a penalty to tune.
     """
     G = gram.detach().numpy().astype(np.float64)
     zero = G.diagonal() <= 0
@@ -122,10 +123,10 @@ def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:
 
 
 def dual_cone_weights(gram: Float[Tensor, "T T"], weights: Float[Tensor, "K T"]) -> Float[Tensor, "K T"]:
-    """For each row u: the v >= u that minimises v^T G v, the weights of sum u_t g_t projected onto the cone where no task conflicts.
+    """For each row u: the v >= u that minimises v^T G v: sum u_t g_t projected onto the cone where no task conflicts.
 
-    Source: Quinton and Rey 2024, arXiv:2406.16232, proposition 1. Tasks are first scaled to unit length, which is exact, so lengths
-    that differ by many orders of magnitude do no harm.
+    Source: Quinton and Rey 2024, arXiv:2406.16232, proposition 1. Tasks are first scaled to unit length, which is
+    exact, so lengths that differ by many orders of magnitude do no harm.
     """
     R, norms = _factor(gram.detach().numpy().astype(np.float64))
     rows = []

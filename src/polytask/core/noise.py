@@ -1,7 +1,7 @@
 """Counter-based randomness: a number depends on (seed, keys, index) and on nothing that happened before.
 
-So a draw does not change with the chunk, the thread, the process or the order in which it is asked for, a run resumes at any
-step without replaying, and the global random state is never touched.
+So a draw does not change with the chunk, the thread, the process or the order in which it is asked for, a run resumes
+at any step without replaying, and the global random state is never touched.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 class Noise:
     """A stream of numbers for one purpose, named by keys.
 
-    Source: the Philox 4x64 generator of Salmon et al. 2011 ("Parallel random numbers: as easy as 1, 2, 3"), through NumPy.
+    Source: the Philox 4x64 generator of Salmon et al. 2011 ("Parallel random numbers: as easy as 1, 2, 3"), in NumPy.
 
     >>> noise = Noise(0, "order", "train", 3)
     >>> bool((noise.uniform(10)[4:] == noise.uniform(6, start=4)).all())
@@ -43,7 +43,7 @@ class Noise:
         return (self.raw(n, start) >> np.uint64(11)) * 2.0**-53
 
     def normal(self, n: int, start: int = 0) -> np.ndarray:
-        """n standard normal float64 numbers (Box and Muller's transform; number i reads the uniforms 2 i and 2 i + 1)."""
+        """n standard normal float64 numbers (Box and Muller's transform); number i reads uniforms 2 i and 2 i + 1."""
         pairs = self.uniform(2 * n, 2 * start).reshape(n, 2)
         return np.sqrt(-2.0 * np.log1p(-pairs[:, 0])) * np.cos(2.0 * np.pi * pairs[:, 1])
 

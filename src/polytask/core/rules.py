@@ -1,6 +1,7 @@
 """The contract of a rule: a published method as one pure function, found by name, declaring what it must see.
 
-A combine rule is a function of what it `needs`, then its `state` if it has one, then keyword-only parameters and `noise`:
+A combine rule is a function of what it `needs`, then its `state` if it has one, then keyword-only parameters and
+`noise`:
 
     @rule("mean", source="folklore", needs=("gram",), scale="mean", claims={"permutation"})
     def mean(gram):                         # float64 [T, T] -> weights, float64 [T]
@@ -8,8 +9,9 @@ A combine rule is a function of what it `needs`, then its `state` if it has one,
 
     stateless: (inputs, *, parameters, noise) -> output       stateful: (inputs, state, *, ...) -> (output, state)
 
-State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks: `Float[Tensor, "T"]` has one
-entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees the present ones' entries; the others wait.
+State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks:
+`Float[Tensor, "T"]` has one entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees
+the entries of those present; the others wait.
 """
 
 import inspect
@@ -99,7 +101,7 @@ def rule(
     init: Callable[[int], Any] | None = None,
     after_epoch: Callable[[Any], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
-    """Declares the decorated function as the rule `name`. One that is not in the shipped table is added to the catalogue."""
+    """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
     for need in needs:
         if need not in NEEDS:

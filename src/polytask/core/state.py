@@ -33,10 +33,10 @@ class Rule:
     def __call__(
         self, present: Sequence[str], *inputs: Tensor, priority: Tensor | None = None, keys: Sequence[str] = ()
     ) -> Tensor:
-        """The rule's output for the tasks that are present; `inputs` in the order of `spec.needs`, rows in that of `present`.
+        """The rule's output for the present tasks; `inputs` in the order of `spec.needs`, rows in that of `present`.
 
-        The step counts when `advance` is called, so that an elementwise rule can be called for many parameters in one step
-        (`keys` names the parameter in the noise).
+        The step counts when `advance` is called, so that an elementwise rule can be called for many parameters in one
+        step (`keys` names the parameter in the noise).
         """
         extra: dict[str, Any] = dict(self.parameters)
         if self.spec.random:

@@ -6,8 +6,8 @@ delta-m of one seed s, in percent, positive is better:
 
 M is the variant's metric, B the baseline's, l_t is 1 where lower is better and else 0. The numerator is paired by seed,
 so what the two runs share (the split, the order of rows) cancels; the scale is the baseline's mean over the paired
-seeds, so the mean of delta_m(s) is the familiar delta-m of the mean metrics (Maninis et al., CVPR 2019, equation 4), and
-a seed with a baseline near zero does not dominate. The interval is Student's over the seeds.
+seeds, so the mean of delta_m(s) is the familiar delta-m of the mean metrics (Maninis et al., CVPR 2019, equation 4),
+and a seed with a baseline near zero does not dominate. The interval is Student's over the seeds.
 """
 
 import math
