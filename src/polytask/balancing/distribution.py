@@ -47,7 +47,8 @@ def reduced_losses(
     present = [task for i, task in enumerate(tasks) if table[1, i] > 0]
     index = [tasks.index(task) for task in present]
     total = {task: float(table[1, i]) for task, i in zip(present, index, strict=True)}
-    local = {task: loss * (c / total[task]) for (task, loss), c in zip(losses.items(), count, strict=True) if c > 0}
+    # a task that only other processes have labels for stays, times 0: every process then runs the same backward passes
+    local = {task: loss * (c / total[task]) for (task, loss), c in zip(losses.items(), count, strict=True) if task in total}
     return GlobalLosses(present, table[0, index] / table[1, index], local)
 
 
