@@ -70,10 +70,20 @@ def _one_against_rest(binary: Compute) -> Compute:
     """Mean over the classes where the metric of (this class, any other) is defined, each ranked by its probability."""
 
     def compute(outputs: Tensor, labels: Tensor) -> float | None:
-        scores = outputs.log_softmax(dim=1)  # the logarithm keeps the order where probabilities round to 1
+        scores = _log_odds(outputs)
         return _mean_defined([binary(scores[:, c], (labels == c).long()) for c in range(outputs.shape[1])])
 
     return compute
+
+
+def _log_odds(outputs: Tensor) -> Tensor:
+    """log p / (1 - p) of every class [n, C]: in the order of the probabilities, also where those round to 1."""
+    log_p = outputs.log_softmax(dim=1)
+    odds = log_p - torch.log1p(-log_p.exp())
+    # Only a row's largest probability can be near 1; its odds are taken from the logits, where nothing cancels.
+    top = outputs.argmax(dim=1, keepdim=True)
+    rest = outputs.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return odds.scatter(1, top, outputs.gather(1, top) - rest)
 
 
 def _ranks(outputs: Tensor) -> Tensor:

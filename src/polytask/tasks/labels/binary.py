@@ -50,7 +50,7 @@ def _positives(series: "pl.Series", task: Task, where: str) -> np.ndarray:
     if series.dtype == pl.Boolean:
         return series.fill_null(False).to_numpy()
     values = series.drop_nulls().unique().sort()
-    wrong = values if series.dtype == pl.String else values.filter(~values.is_in([0, 1]))
+    wrong = values if series.dtype == pl.String else values.filter((values != 0) & (values != 1))
     if len(wrong):
         hint = f"or set `positive` to the value that counts as 1, of: {found_values(values)}"
         raise DataError(f"{where}: binary labels {found_values(wrong)}; allowed: true/false, 0/1, {hint}")

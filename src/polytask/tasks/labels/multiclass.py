@@ -45,17 +45,18 @@ def _read(frame: Any, task: Task, place: str | None) -> "pl.Series":
 
 
 def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
-    import polars as pl
-
     (column,) = task.label_columns
-    found: list[pl.Series] = []
+    found: dict[Any, None] = {}  # a dictionary keeps the order of the rows, a set has none
     for frame in frames:
         series = _read(frame, task, place)
         if task.classes is not None:
             _class_numbers(series, task.classes, task, place)  # refuses labels outside the declared classes
-        if series.dtype != pl.Null:
-            found.append(series.drop_nulls().unique())
-    seen = pl.concat(found, how="vertical_relaxed").unique().sort().to_list() if found else []
+        found.update(dict.fromkeys(series.drop_nulls().unique().sort()))
+    try:
+        seen = sorted(found)
+    except TypeError:
+        where = locate(task, column, place)
+        raise DataError(f"{where}: classes {found_values(found)}; allowed: values of one type") from None
     classes = task.classes if task.classes is not None else tuple(seen)
     if len(seen) > 1:
         return Target(task, classes=classes)

@@ -38,7 +38,7 @@ def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
     """Mean and (population) standard deviation of all chunks.
 
     Chunks are combined as in Chan, Golub and LeVeque 1983 ("Algorithms for computing the sample variance"), which stays
-    exact where labels are large and close together.
+    accurate where labels are large and close together.
     """
     (column,) = task.label_columns
     count, mean, squares = 0, 0.0, 0.0  # squares: the sum of squared deviations from the mean
