@@ -31,7 +31,7 @@ MARKS = {
 }
 """A sign for each verdict, so that colour is never the only mark."""
 
-LEGEND = "against the baseline, paired by seed: ▲ better  ▼ worse  ≈ within noise  · no interval"
+LEGEND = "against the baseline, paired by seed, at 95 %: ▲ better  ▼ worse  ≈ within noise  · no interval"
 
 
 def print_comparison(table: Comparison, console: Console | None = None) -> None:
@@ -68,7 +68,7 @@ def _rows_table(table: Comparison, tasks: list[ScoredTask], costs: bool, digits:
     grid.add_column("variant", overflow="fold")
     for task in tasks:
         grid.add_column(_task_heading(task), justify="right", no_wrap=True)
-    grid.add_column(Text("delta-m\n95 % range"), justify="right", no_wrap=True)
+    grid.add_column(Text("delta-m\ninterval"), justify="right", no_wrap=True)
     grid.add_column(Text("tasks\nworse"), justify="right", no_wrap=True)
     if costs:
         grid.add_column(Text("time\nparameters"), justify="right", no_wrap=True)

@@ -73,7 +73,7 @@ def latex_text(table: Comparison) -> str:
         *map(_ampersands, body),
         r"\bottomrule",
         r"\end{tabular}",
-        "% mean and 95 % Student t interval over seeds; ^{+} better, ^{-} worse than the single-task baseline, paired by seed",
+        "% mean and 95 % Student t interval over seeds; ^{+} better, ^{-} worse than the baseline, paired by seed",
         f"% {FORMULA}",
         *(f"% {note}" for note in table.notes),
     ]

@@ -1,0 +1,268 @@
+"""The figures as plain plotly specifications.
+
+A colour is the name of a CSS variable after a `$` (`$ink`, `$series-1/0.15` with opacity): draw.js puts in what the
+style sheet says, so that light, dark and print each have their colours in one place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polytask.evaluation.report.lines import Line
+
+PALETTE = 8
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down")
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series looks in every figure: told apart by colour, dash and symbol."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+def looks(names: Sequence[str], baseline: str | None = None, first: int = 0) -> dict[str, Look]:
+    """The baseline is grey and dotted; the others take colours in order from `first`, after the last the next dash."""
+    result: dict[str, Look] = {}
+    index = first
+    for name in names:
+        if name == baseline:
+            result[name] = Look("$series-0", "dot", "x")
+            continue
+        dash = DASHES[index // PALETTE % len(DASHES)]
+        result[name] = Look(f"$series-{index % PALETTE + 1}", dash, SYMBOLS[index % len(SYMBOLS)])
+        index += 1
+    return result
+
+
+def lines_figure(
+    lines: Mapping[str, Line], look: Mapping[str, Look], *, zero: bool = False, late: bool = False
+) -> Spec:
+    """Lines by step, each with the band that its seeds span.
+
+    Args:
+        zero: draws a line at zero.
+        late: the value axis covers what comes after the first fifth of the steps (see `late_range`).
+    """
+    traces: list[Spec] = []
+    for name, line in lines.items():
+        if line.seeds > 1:
+            traces.append(_band(line, look[name]))
+    for name, line in lines.items():
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": list(line.steps),
+                "y": [_rounded(value) for value in line.mean],
+                "line": {"color": look[name].colour, "width": 2, "dash": look[name].dash},
+                "marker": {"color": look[name].colour, "size": 6, "symbol": look[name].symbol, "maxdisplayed": 9},
+                "hovertemplate": "%{y:.4~g}",
+            }
+        )
+    layout = _layout()
+    layout["xaxis"] |= {"title": _title("step"), "rangemode": "tozero"}
+    layout["hovermode"] = "x unified"
+    shown = late_range(lines) if late else None
+    if shown:
+        layout["yaxis"]["range"] = [_rounded(value) for value in shown]
+    if zero:
+        layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "$muted", "zerolinewidth": 1}
+    return {"data": traces, "layout": layout}
+
+
+def late_range(lines: Mapping[str, Line]) -> tuple[float, float] | None:
+    """The values after the first fifth of the steps, with a margin; None where this would hide little of the axis.
+
+    Learning curves are steep at first, and what tells variants apart comes later, in a small part of the whole range.
+    """
+    last = max(line.steps[-1] for line in lines.values())
+    points = [point for line in lines.values() for point in zip(line.steps, line.low, line.high, strict=True)]
+    late = [(low, high) for step, low, high in points if step >= last / 5]
+    low, high = min(low for low, _ in late), max(high for _, high in late)
+    whole = max(high for _, _, high in points) - min(low for _, low, _ in points)
+    margin = 0.06 * (high - low)
+    return (low - margin, high + margin) if 0 < high - low < 0.7 * whole else None
+
+
+def differences_figure(
+    rows: Sequence[str], points: Mapping[str, Sequence[tuple[float, float, float] | None]], look: Mapping[str, Look]
+) -> Spec:
+    """Points with intervals against a zero line, one row a task; `points`: (mean, low, high) for each row, or None."""
+    traces: list[Spec] = []
+    count = len(points)
+    for index, (name, values) in enumerate(points.items()):
+        # Series share a row, one beneath another, the first on top.
+        offset = (index - (count - 1) / 2) * 0.62 / max(count, 1)
+        places = [(row + offset, value) for row, value in enumerate(values) if value is not None]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [_rounded(value[0]) for _, value in places],
+                "y": [place for place, _ in places],
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [_rounded(value[2] - value[0]) for _, value in places],
+                    "arrayminus": [_rounded(value[0] - value[1]) for _, value in places],
+                    "color": look[name].colour,
+                    "thickness": 1.6,
+                    "width": 0,
+                },
+                "marker": {"color": look[name].colour, "size": 8, "symbol": look[name].symbol},
+                "hovertemplate": "%{x:+.2f} %",
+            }
+        )
+    layout = _layout()
+    layout["height"] = 70 + max(len(rows) * max(30, 14 * count + 14), 90)
+    layout["xaxis"] |= {"title": _title("change against the baseline, %"), "zeroline": True, "zerolinecolor": "$ink"}
+    layout["yaxis"] |= {
+        "tickvals": list(range(len(rows))),
+        "ticktext": list(rows),
+        "range": [len(rows) - 0.5, -0.5],
+        "showgrid": False,
+    }
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": i + 0.5,
+            "y1": i + 0.5,
+            "line": {"color": "$line", "width": 1},
+        }
+        for i in range(len(rows) - 1)
+    ]
+    return {"data": traces, "layout": layout}
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """One variant in the figure of cost: seconds a seed, delta-m in percent, the interval or None, parameters."""
+
+    name: str
+    seconds: float
+    delta: float
+    half_width: float | None
+    parameters: float | None
+
+
+def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look]) -> Spec:
+    """delta-m over seconds; a mark's area is in proportion to the parameters."""
+    largest = max((point.parameters or 0 for point in points), default=0)
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers+text",
+            "name": point.name,
+            "x": [_rounded(point.seconds)],
+            "y": [_rounded(point.delta)],
+            "text": [f"  {point.name}"],
+            "textposition": "middle right",
+            "textfont": {"color": "$ink"},
+            "cliponaxis": False,
+            "error_y": {
+                "type": "data",
+                "array": [_rounded(point.half_width or 0)],
+                "color": look[point.name].colour,
+                "thickness": 1.6,
+                "width": 0,
+                "visible": point.half_width is not None,
+            },
+            "marker": {
+                "color": look[point.name].colour,
+                "symbol": look[point.name].symbol,
+                "size": round(9 + 15 * ((point.parameters or 0) / largest) ** 0.5, 1) if largest else 12,
+                "opacity": 0.9,
+            },
+            "hovertemplate": "%{x:.3~g} s, %{y:+.2f} %",
+        }
+        for point in points
+    ]
+    layout = _layout()
+    layout["height"] = 300
+    most = max((point.seconds for point in points), default=1.0)
+    layout["xaxis"] |= {"title": _title("seconds of training, one seed"), "range": [0, most * 1.25]}
+    layout["yaxis"] |= {"title": _title("delta-m, %"), "zeroline": True, "zerolinecolor": "$ink"}
+    return {"data": traces, "layout": layout}
+
+
+def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]) -> Spec:
+    """Mean cosines between tasks, from -1 to 1."""
+    layout = _layout()
+    layout["height"] = 110 + 24 * len(tasks)
+    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category"}
+    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category"}
+    trace = {
+        "type": "heatmap",
+        "x": list(tasks),
+        "y": list(tasks),
+        "z": [[None if value is None else _rounded(value) for value in row] for row in values],
+        "zmin": -1,
+        "zmax": 1,
+        "colorscale": [[0, "$conflict"], [0.5, "$ground"], [1, "$agree"]],
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "%{y} and %{x}: %{z:.2f}<extra></extra>",
+        "colorbar": {
+            "thickness": 8,
+            "outlinewidth": 0,
+            "tickvals": [-1, 0, 1],
+            "tickfont": {"color": "$muted", "size": 11},
+        },
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def _band(line: Line, look: Look) -> Spec:
+    """A closed outline: up along the highest seed, back along the lowest."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*line.steps, *reversed(line.steps)],
+        "y": [*map(_rounded, line.high), *map(_rounded, reversed(line.low))],
+        "fill": "toself",
+        "fillcolor": f"{look.colour}/0.14",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+
+
+def _layout() -> Spec:
+    axis = {
+        "gridcolor": "$line",
+        "linecolor": "$line",
+        "zeroline": False,
+        "automargin": True,
+        "nticks": 6,
+        "tickfont": {"color": "$muted", "size": 11},
+        "fixedrange": True,
+    }
+    return {
+        "height": 220,
+        "margin": {"l": 44, "r": 12, "t": 8, "b": 40},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "$font", "color": "$ink", "size": 12},
+        "showlegend": False,
+        "hoverlabel": {"bgcolor": "$raised", "bordercolor": "$line", "font": {"color": "$ink", "family": "$font"}},
+        "xaxis": {**axis, "showgrid": False},
+        "yaxis": {**axis},
+    }
+
+
+def _rounded(value: float) -> float:
+    """Five digits are more than a screen shows, and keep the page small."""
+    return float(f"{value:.5g}")
+
+
+def _title(text: str) -> Spec:
+    return {"text": text, "font": {"color": "$muted", "size": 11}, "standoff": 8}
