@@ -1,15 +1,16 @@
 """Hard parameter sharing: one encoder for all tasks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.spec import SharingOptions
 
 
-class Hard(nn.Module):
+class Hard(Sharing):
     """Every task's head reads the same features.
 
     Source: Caruana 1997 ("Multitask learning", Machine Learning 28), section 2.
@@ -22,18 +23,13 @@ class Hard(nn.Module):
 
         kind: Literal["hard"] = "hard"
 
-    def __init__(
-        self, make_encoder: Callable[[], nn.Module], tasks: Iterable[str], options: Options, seed: int = 0
-    ) -> None:
-        super().__init__()
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
-        self.width: int = self.encoder.width
+        self.width = self.encoder.width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
         return self.encoder(inputs)
 
     def features(self, representation: Float[Tensor, "B width"], tasks: list[str]) -> dict[str, Tensor]:
         return dict.fromkeys(tasks, representation)
-
-    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        return self.features(self.representation(inputs), tasks)

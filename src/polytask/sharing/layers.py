@@ -1,6 +1,6 @@
 """Blocks that encoders, sharing architectures and heads are built from."""
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, KeysView
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Literal
@@ -72,21 +72,20 @@ class TaskModules(nn.ModuleDict):
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
-    def keys(self) -> list[str]:  # type: ignore[override]
-        return [_decoded(key) for key in self._modules]
+    def keys(self) -> KeysView[str]:
+        return self._by_task().keys()
 
-    def items(self) -> list[tuple[str, nn.Module]]:  # type: ignore[override]
-        return [(_decoded(key), module) for key, module in self._modules.items()]
+    def items(self) -> ItemsView[str, nn.Module]:
+        return self._by_task().items()
+
+    def _by_task(self) -> dict[str, nn.Module]:
+        return {unquote(key): self._modules[key] for key in self._modules}
 
     @staticmethod
     def key(task: str) -> str:
         """The name under which a task's module is stored, so also its part of a parameter's name."""
         key = task.replace("%", "%25").replace(".", "%2E")
         return f"%{ord(key[0]):02X}{key[1:]}" if key[:1] < "\x7f" and hasattr(nn.ModuleDict(), key) else key
-
-
-def _decoded(key: str) -> str:
-    return unquote(key)
 
 
 class Head(nn.Module):

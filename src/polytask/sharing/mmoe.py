@@ -1,6 +1,6 @@
 """Multi-gate mixture of experts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -8,12 +8,13 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.experts import Experts
 from polytask.sharing.layers import Activation, TaskModules, seeded
 from polytask.sharing.spec import SharingOptions
 
 
-class MMoE(nn.Module):
+class MMoE(Sharing):
     """Experts that all tasks share, mixed for each task by its own gate: h_t = sum_e softmax(W_t z)_e f_e(z).
 
     Source: Ma et al. 2018 ("Modeling task relationships in multi-task learning with multi-gate
@@ -31,12 +32,10 @@ class MMoE(nn.Module):
         hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64,)
         activation: Activation = "relu"
 
-    def __init__(
-        self, make_encoder: Callable[[], nn.Module], tasks: Iterable[str], options: Options, seed: int = 0
-    ) -> None:
-        super().__init__()
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
-        width: int = self.encoder.width
+        width = self.encoder.width
         with seeded(seed, "experts"):
             self.experts = Experts(options.experts, width, options.hidden_sizes, activation=options.activation)
         self.gates = TaskModules()
@@ -57,6 +56,3 @@ class MMoE(nn.Module):
         experts = self.experts(representation).transpose(0, 1)  # [B, E, width]
         mixed = self.mixture(representation, tasks).to(experts.dtype) @ experts  # [B, T, width]
         return dict(zip(tasks, mixed.unbind(dim=1), strict=True))
-
-    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        return self.features(self.representation(inputs), tasks)

@@ -1,17 +1,19 @@
 """A model of several tasks: a sharing architecture and a head a task."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import EncoderFactory, build, build_from_factory
+from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory
+from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
 from polytask.sharing.names import SHARING
-from polytask.sharing.spec import ModelSpec
+from polytask.sharing.spec import EncoderOptions, ModelSpec
 
 
 class MultiTaskModel(nn.Module):
@@ -21,21 +23,22 @@ class MultiTaskModel(nn.Module):
         sharing: a sharing architecture: `forward(inputs, tasks) -> {task: [B, width]}`, `representation(inputs)`,
             `features(representation, tasks)`, `width`.
         heads: a head a task; their order is the order of the outputs.
-        spec: what the model was built from, complete enough to build it again.
+        spec: what the model was built from, complete enough to build it again without any other file.
     """
 
-    def __init__(self, sharing: nn.Module, heads: TaskModules, spec: ModelSpec | None = None) -> None:
+    def __init__(self, sharing: Sharing, heads: TaskModules, spec: ModelSpec | None = None) -> None:
         super().__init__()
         self.sharing = sharing
         self.heads = heads
         self.spec = spec
+        self.start: Start | None = None  # what was taken from spec.init_from
         for task, head in heads.items():
             if getattr(head, "width", sharing.width) != sharing.width:
                 raise BadValue(f"width of the head of {task!r}", head.width, f"{sharing.width}, as features")
 
     @property
     def tasks(self) -> list[str]:
-        return self.heads.keys()
+        return list(self.heads)
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
         """{task: [B] or [B, outputs]} for the named tasks (None: all), computing nothing that only the others need."""
@@ -90,14 +93,24 @@ def build_model(
     """
     tasks, heads = list(outputs), dict(heads or {})
     _check_tasks(outputs, heads)
-    make_encoder = _encoder_maker(spec, schema, seed, encoder)
     architecture = SHARING.find(spec.sharing.kind)
-    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
+    sharing = architecture(_encoder_maker(spec, schema, seed, encoder), tasks, spec.sharing, seed)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
             modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
-    return MultiTaskModel(sharing, modules, spec)
+    model = MultiTaskModel(sharing, modules, _resolved(spec, sharing))
+    if spec.init_from is not None:
+        model.start = initialise_from(model, spec.init_from)
+    return model
+
+
+def _resolved(spec: ModelSpec, sharing: nn.Module) -> ModelSpec:
+    """The spec that builds the same model from a checkpoint alone: what was read from elsewhere is in the weights."""
+    options = [
+        module.options for module in sharing.modules() if isinstance(getattr(module, "options", None), EncoderOptions)
+    ]
+    return spec.model_copy(update={"init_from": None, **({"encoder": options[0]} if options else {})})
 
 
 def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
@@ -111,17 +124,10 @@ def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
             raise UnknownName("task", task, outputs, where="heads")
 
 
-def _encoder_maker(
-    spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None
-) -> Callable[[], nn.Module]:
-    if factory is None and spec.encoder is None:
-        raise MissingInput("the model has no encoder: name one in model.encoder or pass encoder=, a factory")
-
-    def make_encoder() -> nn.Module:
+def _encoder_maker(spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None) -> MakeEncoder:
+    def make_encoder() -> Encoder:
         with seeded(seed, "encoder"):
-            if factory is not None:
-                return build_from_factory(factory, schema)
-            return build(spec.encoder, schema)
+            return build(spec.encoder, schema) if factory is None else build_from_factory(factory, schema)
 
     return make_encoder
 

@@ -1,17 +1,18 @@
 """No sharing: an encoder a task, the baseline that every comparison needs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.core.errors import MissingInput
+from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.layers import TaskModules
 from polytask.sharing.spec import SharingOptions
 
 
-class Single(nn.Module):
+class Single(Sharing):
     """A whole model for each task, side by side.
 
     Source: the single-task learning that Caruana 1997 compares with.
@@ -25,14 +26,13 @@ class Single(nn.Module):
 
         kind: Literal["single"] = "single"
 
-    def __init__(
-        self, make_encoder: Callable[[], nn.Module], tasks: Iterable[str], options: Options, seed: int = 0
-    ) -> None:
-        super().__init__()
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.encoders = TaskModules()
         for task in tasks:
-            self.encoders[task] = make_encoder()
-        self.width: int = next(iter(self.encoders.values())).width
+            encoder = make_encoder()
+            self.encoders[task] = encoder
+            self.width = encoder.width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
         """The only task's features; with several tasks nothing is shared."""
@@ -46,7 +46,7 @@ class Single(nn.Module):
         return {task: self.encoders[task](inputs) for task in tasks}
 
     def _only_task(self) -> str:
-        tasks = self.encoders.keys()
+        tasks = list(self.encoders)
         if len(tasks) > 1:
             raise MissingInput(
                 f"sharing 'single' has no shared representation: {', '.join(tasks)} have an encoder each"

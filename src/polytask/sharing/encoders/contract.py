@@ -2,13 +2,14 @@
 
 An encoder is a module with `forward(inputs) -> [B, width]`, where `inputs` is a mapping as described in
 `polytask.core.inputs`, and an attribute `width: int`. A named encoder is a class with `Options` (a subclass of
-`EncoderOptions`) that is built with `(options, schema)`.
+`EncoderOptions`) that is built with `(options, schema)`; one that reads files has an attribute
+`options`, the options that build it again without them.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,25 @@ from polytask.core.inputs import InputSchema
 from polytask.sharing.names import ENCODERS
 from polytask.sharing.spec import EncoderOptions
 
+
+class Encoder(nn.Module):
+    """Inputs -> one feature vector a row; a person's own module need not be a subclass, only do the same."""
+
+    width: int
+
+
 EncoderFactory = Callable[..., nn.Module]
 """A callable without arguments, or one that takes the schema, which returns a new module at each call."""
 
 
-def build(options: EncoderOptions, schema: InputSchema) -> nn.Module:
+def build(options: EncoderOptions | None, schema: InputSchema) -> Encoder:
     """The encoder that these options name, for inputs of this schema."""
+    if options is None:
+        raise MissingInput("the model has no encoder: name one in model.encoder or pass encoder=, a factory")
     return checked(ENCODERS.find(options.kind)(options, schema), schema, f"encoder {options.kind!r}")
 
 
-def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> nn.Module:
+def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> Encoder:
     """The encoder that a person's callable returns.
 
     A module with `width` follows the contract and gets the mapping. A plain module (no `width`) gets the bare tensor if
@@ -44,15 +54,13 @@ def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> nn.Modul
     return plain
 
 
-class PlainEncoder(nn.Module):
+class PlainEncoder(Encoder):
     """A person's module that knows nothing of schemas, made an encoder.
 
     Args:
         module: maps a tensor (or the mapping of inputs) to [B, width].
         key: the input to pass as the bare tensor; None passes the mapping.
     """
-
-    width: int
 
     def __init__(self, module: nn.Module, key: str | None) -> None:
         super().__init__()
@@ -63,7 +71,7 @@ class PlainEncoder(nn.Module):
         return self.module(inputs if self.key is None else take(inputs, self.key))
 
 
-def checked(encoder: nn.Module, schema: InputSchema, what: str) -> nn.Module:
+def checked(encoder: nn.Module, schema: InputSchema, what: str) -> Encoder:
     """The encoder, after one run on two rows of zeros has shown that its output is [2, width]."""
     width = getattr(encoder, "width", None)
     if not isinstance(width, int):
@@ -71,7 +79,7 @@ def checked(encoder: nn.Module, schema: InputSchema, what: str) -> nn.Module:
     features = dry_run(encoder, schema, what)
     if features.shape[-1] != width:
         raise BadValue(f"{what}: output", list(features.shape), f"[rows, width] = [2, {width}], as its width says")
-    return encoder
+    return cast(Encoder, encoder)
 
 
 def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Tensor:

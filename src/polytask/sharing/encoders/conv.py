@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import require, take
+from polytask.sharing.encoders.contract import Encoder, require, take
 from polytask.sharing.layers import dense_layers
 from polytask.sharing.spec import EncoderOptions
 
 
-class Conv(nn.Module):
+class Conv(Encoder):
     """3x3 convolutions, each with normalisation, ReLU and 2x2 max-pooling, then a linear layer on all positions.
 
     Source: after LeCun et al. 1998 ("Gradient-based learning applied to document recognition"), as used on MultiMNIST.

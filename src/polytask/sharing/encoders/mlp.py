@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 import torch
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import require, take
+from polytask.sharing.encoders.contract import Encoder, require, take
 from polytask.sharing.layers import Activation, Normalization, dense_layers
 from polytask.sharing.spec import EncoderOptions
 
 
-class MLP(nn.Module):
+class MLP(Encoder):
     """Flattens and concatenates the inputs of fixed shape (numeric, bits, image, ...), then linear layers.
 
     Source: the textbook network; no paper.

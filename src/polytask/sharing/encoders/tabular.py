@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import require, take
+from polytask.sharing.encoders.contract import Encoder, require, take
 from polytask.sharing.layers import Activation, Normalization, dense_layers
 from polytask.sharing.spec import EncoderOptions, Options
 
@@ -42,6 +42,8 @@ class PackedEmbeddings(nn.Module):
         deviation: standard deviation of the normal start.
     """
 
+    cardinalities: Tensor
+
     def __init__(self, cardinalities: tuple[int, ...], widths: list[int], deviation: float) -> None:
         super().__init__()
         self.columns = len(cardinalities)
@@ -52,8 +54,9 @@ class PackedEmbeddings(nn.Module):
             chosen = [column for column, of_column in enumerate(widths) if of_column == width]
             sizes = [cardinalities[column] for column in chosen]
             offsets = [sum(sizes[:position]) for position in range(len(sizes))]
-            self.tables[str(width)] = nn.Embedding(sum(sizes), width)
-            nn.init.normal_(self.tables[str(width)].weight, std=deviation)
+            table = nn.Embedding(sum(sizes), width)
+            nn.init.normal_(table.weight, std=deviation)
+            self.tables[str(width)] = table
             self.register_buffer(f"columns_{width}", torch.tensor(chosen), persistent=False)
             self.register_buffer(f"offsets_{width}", torch.tensor(offsets), persistent=False)
 
@@ -79,7 +82,7 @@ class PackedEmbeddings(nn.Module):
             )
 
 
-class Tabular(nn.Module):
+class Tabular(Encoder):
     """Embeds categorical columns, concatenates the vectors (numeric, bits), applies linear layers.
 
     Source: Guo and Berkhahn 2016 (arXiv:1604.06737), section III, for the embeddings of categorical columns.

@@ -1,0 +1,38 @@
+"""What a sharing architecture is."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polytask.sharing.encoders.contract import Encoder
+from polytask.sharing.spec import SharingOptions
+
+MakeEncoder = Callable[[], Encoder]
+"""Gives a new encoder at each call, always with the same start."""
+
+
+class Sharing(nn.Module):
+    """How tasks share an encoder.
+
+    A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`;
+    what belongs to one task only lies in `TaskModules`, started from `seeded(seed, what, task)`, so that it depends on
+    no other task.
+    """
+
+    width: int
+
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
+        super().__init__()
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        """What all tasks share; MissingInput where nothing is."""
+        raise NotImplementedError
+
+    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        """{task: [B, width]} from what `representation` gave, computing nothing for tasks that are not named."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        """{task: [B, width]}."""
+        return self.features(self.representation(inputs), tasks)
