@@ -155,8 +155,8 @@ class CostPoint:
     parameters: float | None
 
 
-def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look]) -> Spec:
-    """delta-m over seconds; a mark's area is in proportion to the parameters."""
+def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline: str | None) -> Spec:
+    """delta-m over seconds; a mark's area grows with the parameters. The baseline's name stands above the zero line."""
     largest = max((point.parameters or 0 for point in points), default=0)
     traces = [
         {
@@ -166,7 +166,7 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look]) -> Spec:
             "x": [_rounded(point.seconds)],
             "y": [_rounded(point.delta)],
             "text": [f"  {point.name}"],
-            "textposition": "middle right",
+            "textposition": "top right" if point.name == baseline else "middle right",
             "textfont": {"color": "$ink"},
             "cliponaxis": False,
             "error_y": {
@@ -230,7 +230,7 @@ def _band(line: Line, look: Look) -> Spec:
         "x": [*line.steps, *reversed(line.steps)],
         "y": [*map(_rounded, line.high), *map(_rounded, reversed(line.low))],
         "fill": "toself",
-        "fillcolor": f"{look.colour}/0.14",
+        "fillcolor": f"{look.colour}/0.12",
         "line": {"width": 0},
         "hoverinfo": "skip",
     }

@@ -102,7 +102,7 @@ def _contents(page: Page, studies: Sequence[Study], runs: Sequence[Run]) -> None
 def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
     table = study.table
     _open_section(page, name, words.comparison_headline(table), words.comparison_lede(table, study.results), several)
-    judged = [f"<li>{escape(JUDGED)}</li>", f"<li>{escape(FORMULA)}</li>"] if table.baseline else []
+    judged = [f"<li>{escape(JUDGED)}</li>", f"<li>{_typeset(FORMULA)}</li>"] if table.baseline else []
     notes = [f'<li class="warning">{escape(note)}</li>' for note in table.notes]
     caption = "Test metrics, differences to the single-task baseline, and costs of every variant"
     page.add(
@@ -229,6 +229,10 @@ def _facts(results: Mapping[str, Any]) -> dict[str, str]:
     }
     facts = {titles.get(key, key): str(value) for key, value in provenance.items() if value not in (None, "")}
     return facts or {"Versions": "not recorded"}
+
+
+def _typeset(formula: str) -> str:
+    return escape(formula).replace("^l", "<sup>l</sup>").replace("M_single", "M<sub>single</sub>")
 
 
 def _budget(budget: Mapping[str, Any]) -> str:

@@ -95,7 +95,13 @@ def cost_panel(table: Comparison) -> Panel | None:
     caption = (
         "Up is better, left is cheaper; a mark's area grows with the parameters. Seconds of one seed, all its tasks."
     )
-    return Panel("What it costs", caption, {}, (Plot("Cost and delta-m", label, cost_figure(points, look)),), wide=True)
+    return Panel(
+        "What it costs",
+        caption,
+        {},
+        (Plot("Cost and delta-m", label, cost_figure(points, look, table.baseline)),),
+        wide=True,
+    )
 
 
 def curves_panel(
@@ -114,7 +120,7 @@ def curves_panel(
             Plot(
                 heading,
                 f"Validation {task.metric} of {task.name} by step: {ends}.",
-                lines_figure(lines, look, late=True),
+                lines_figure(lines, look, late=len(lines) > 1),
             )
         )
     if not plots:
@@ -157,11 +163,7 @@ def weights_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | 
         plots.append(Plot(escape(variant.name), label, lines_figure(lines, look)))
     if not plots:
         return None
-    still = (
-        f" {escape(listed(constant))} never changed {'its' if len(constant) == 1 else 'their'} weights."
-        if constant
-        else ""
-    )
+    still = f" Constant under {escape(listed(constant))}, so not drawn." if constant else ""
     caption = f"What each task's loss was multiplied by.{still}{_thinned(variants)}{_seeds(variants)}"
     return Panel("Loss weights", caption, look, tuple(plots))
 

@@ -9,7 +9,7 @@ from typing import Any
 from polytask.core.errors import CheckpointError
 from polytask.evaluation.table import Comparison, ScoredTask, comparison
 
-MOST_POINTS = 160
+MOST_POINTS = 80
 """Points of a line that follows every step; each is then the mean over as many steps as it takes."""
 
 Points = dict[int, float]

@@ -128,8 +128,8 @@ def _delta(row: Row) -> Cell:
     outcome = (
         Verdict.WITHIN_NOISE if value.low <= 0 <= value.high else Verdict.BETTER if value.mean > 0 else Verdict.WORSE
     )
-    text = f"<strong>{percent(value.mean)}</strong> {_mark(outcome)}"
-    return Cell(text, percent_range(value.low, value.high) + over, CLASSES[outcome])
+    under = f"{percent_range(value.low, value.high)} {_mark(outcome)}{over}"
+    return Cell(f"<strong>{percent(value.mean)}</strong>", under, CLASSES[outcome])
 
 
 def _worse(row: Row) -> Cell:

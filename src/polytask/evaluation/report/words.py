@@ -119,9 +119,9 @@ def _difference(value: Estimate, against: str) -> str:
 def _costs(row: Row, baseline: Row) -> str:
     parts = []
     if row.parameters is not None and baseline.parameters:
-        parts.append(f"{ratio(row.parameters / baseline.parameters)} of their parameters")
+        parts.append(f"{_share(row.parameters / baseline.parameters)} their parameters")
     if row.seconds is not None and baseline.seconds:
-        parts.append(f"{ratio(row.seconds / baseline.seconds)} of their time")
+        parts.append(f"{_share(row.seconds / baseline.seconds)} their time")
     return f", at {' and '.join(parts)}" if parts else ""
 
 
@@ -131,10 +131,14 @@ def _worse(row: Row) -> str:
     number = len(row.worse)
     better = len(row.tasks_with(Verdict.BETTER))
     verb = "is" if number == 1 else "are"
-    more = f" and {better} {'is' if better == 1 else 'are'} better" if better else ""
+    more = f", {better} {'is' if better == 1 else 'are'} better" if better else ""
     return (
         f"{number or 'no'} of {counted(row.judged, 'task')} {verb} worse{more}" if number else f"no task is worse{more}"
     )
+
+
+def _share(value: float) -> str:
+    return f"{ratio(value)} of" if value < 0.995 else f"{ratio(value)} times"
 
 
 def _strong(text: str) -> str:
