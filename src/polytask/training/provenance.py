@@ -14,7 +14,12 @@ import psutil
 
 def provenance() -> dict[str, Any]:
     """What every results file carries."""
-    return {**versions(), "commit": commit(), "hardware": hardware(), "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")}
+    return {
+        **versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+    }
 
 
 @cache

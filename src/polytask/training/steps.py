@@ -32,7 +32,9 @@ def task_losses(
     losses: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
     for piece in pieces:
-        tasks = [task for task in targets if task in piece.labels and (devices.world > 1 or bool(piece.present[task].any()))]
+        tasks = [
+            task for task in targets if task in piece.labels and (devices.world > 1 or bool(piece.present[task].any()))
+        ]
         if not tasks:
             continue
         moved = piece.to(devices.device)

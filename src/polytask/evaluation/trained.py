@@ -1,0 +1,143 @@
+"""A trained model from its directory alone: raw rows in, predictions or scores out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from polytask.checkpoints import read_checkpoint, resolve
+from polytask.core.errors import CheckpointError, DataError, MissingInput, UnknownName
+from polytask.core.inputs import InputSchema
+from polytask.core.validation import validated
+from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+from polytask.tasks.data import read_inputs
+from polytask.tasks.examples import Batch, Ragged
+from polytask.tasks.preprocess import Preprocessor
+from polytask.tasks.target import Target
+
+if TYPE_CHECKING:
+    import polars
+
+_BATCH = 1024
+
+
+class Trained:
+    """A model with the preprocessing it was trained with; made by `load`.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        targets: the tasks, fitted.
+        path: the checkpoint directory.
+        card: what the directory says about itself.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        card: Mapping[str, Any],
+        model: MultiTaskModel,
+        preprocessors: Mapping[str, Preprocessor],
+        targets: Mapping[str, Target],
+        sources: Mapping[str, list[str]],
+    ) -> None:
+        self.path, self.card, self.model = path, dict(card), model
+        self.targets = dict(targets)
+        self._preprocessors, self._sources = dict(preprocessors), dict(sources)
+
+    def predict(
+        self, rows: "polars.DataFrame | Mapping[str, Any]", tasks: Iterable[str] | None = None
+    ) -> "polars.DataFrame":
+        """A column a task, in the order of the rows: probabilities, classes or values in the label's units (see Target.decode).
+
+        With several sources the tasks of each are predicted from the same rows, which must have the columns that these sources need.
+        """
+        import polars
+
+        outputs = self.outputs(rows, self._named(tasks))
+        columns: dict[str, Any] = {}
+        for task, values in outputs.items():
+            columns |= self.targets[task].decode(values)
+        return polars.DataFrame(columns)
+
+    def outputs(self, rows: Any, tasks: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The heads' raw outputs (logits; standardised values) for each task."""
+        frame, wanted = _frame(rows), list(tasks)
+        found: dict[str, torch.Tensor] = {}
+        for source, preprocessor in self._preprocessors.items():
+            here = [task for task in wanted if task in self._sources[source]]
+            if here:
+                found |= self._forward(preprocessor.transform(frame), here, frame.height)
+        return {task: found[task] for task in wanted}
+
+    def evaluate(
+        self, rows: "polars.DataFrame | Mapping[str, Any]", tasks: Iterable[str] | None = None
+    ) -> dict[str, dict[str, float | None]]:
+        """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined."""
+        frame, named = _frame(rows), self._named(tasks)
+        encoded = {task: self.targets[task].encode(frame) for task in named}
+        outputs = self.outputs(frame, named)
+        return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
+
+    def _forward(self, inputs: Mapping[str, Any], tasks: list[str], height: int) -> dict[str, torch.Tensor]:
+        pieces: list[dict[str, torch.Tensor]] = []
+        device = next(self.model.parameters()).device
+        if height == 0:
+            raise DataError("the rows to predict: found none; allowed: at least one row")
+        with torch.inference_mode():
+            for start in range(0, height, _BATCH):
+                index = torch.arange(start, min(start + _BATCH, height))
+                batch = {name: x.padded(index) if isinstance(x, Ragged) else x[index] for name, x in inputs.items()}
+                whole = Batch(batch, {}, {}, index, "").to(device)
+                pieces.append({task: y.cpu() for task, y in self.model(whole.inputs, tasks).items()})
+        return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
+
+    def _named(self, tasks: Iterable[str] | None) -> list[str]:
+        named = list(self.targets) if tasks is None else list(tasks)
+        for task in named:
+            if task not in self.targets:
+                raise UnknownName("task", task, self.targets, str(self.path))
+        return named
+
+
+def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = None, device: str = "cpu") -> Trained:
+    """The model of a checkpoint directory, or of a run's best checkpoint.
+
+    Args:
+        directory: what `train` wrote, or one of its checkpoints.
+        encoder: the factory that the model was trained with, where it came from Python.
+        device: where the model is put.
+    """
+    path = resolve(Path(directory))
+    checkpoint = read_checkpoint(path)
+    config = checkpoint.config
+    if config["python_encoder"] and encoder is None:
+        raise MissingInput(
+            f"{path}: trained with an encoder from Python: pass the same factory, load(directory, encoder=factory)"
+        )
+    outputs = config["outputs"]
+    model = build_model(
+        validated(ModelSpec, config["model"], "config.json: model"),
+        InputSchema.from_json(config["schema"]),
+        outputs,
+        config["heads"],
+        seed=0,
+        encoder=encoder,
+    )
+    try:
+        model.load_state_dict(checkpoint.tensors())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the tensors do not fit the model of config.json: {str(error).splitlines()[1].strip()}"
+        ) from None
+    preprocessors, targets = read_inputs(path)
+    sources = {name: values["tasks"] for name, values in checkpoint.inputs["sources"].items()}
+    kept = {task: targets[task] for task in outputs}
+    return Trained(path, checkpoint.card, model.to(device).eval(), preprocessors, kept, sources)
+
+
+def _frame(rows: Any) -> "polars.DataFrame":
+    import polars
+
+    return rows if isinstance(rows, polars.DataFrame) else polars.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Strict recipes, the shipped ones, and what runs them."""

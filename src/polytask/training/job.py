@@ -1,0 +1,85 @@
+"""What a run is made of: data, tasks, a model to build, stages, and the recipe for the record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from polytask.core.errors import BadValue, UnknownName
+from polytask.core.inputs import InputSchema
+from polytask.core.rules import find
+from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+from polytask.tasks.data import Data
+from polytask.tasks.target import Target
+from polytask.training.spec import RunSpec, StageSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start.
+
+    Attributes:
+        data: the rows, of at least the tasks below.
+        tasks: the tasks of this run, in order; others in the data are left alone (a single-task baseline trains one).
+        model: how to build the model.
+        stages: at least one.
+        run: what holds for all of them.
+        recipe: the resolved recipe, as plain data.
+        encoder: a factory from Python instead of the recipe's encoder.
+    """
+
+    data: Data
+    tasks: list[str]
+    model: ModelSpec
+    stages: list[StageSpec]
+    run: RunSpec
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Callable[..., nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in self.data.targets:
+                raise UnknownName("task", task, self.data.targets)
+        for stage in self.stages:
+            find(stage.rule.kind)
+            for task in stage.tasks or ():
+                if task not in self.tasks:
+                    raise UnknownName("task", task, self.tasks, f"stage {stage.name!r}")
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return {task: self.data.targets[task] for task in self.tasks}
+
+    @property
+    def schema(self) -> InputSchema:
+        """The inputs of the sources in use, which must be alike: one encoder reads them all."""
+        used = {
+            name: source.schema for name, source in self.data.sources.items() if set(source.tasks) & set(self.tasks)
+        }
+        first, *others = used
+        for other in others:
+            if used[other] != used[first]:
+                raise BadValue(
+                    f"the inputs of source {other!r}", used[other], f"{used[first]}, as those of source {first!r}"
+                )
+        return used[first]
+
+    def build(self) -> MultiTaskModel:
+        targets = self.targets
+        outputs = {task: target.outputs for task, target in targets.items()}
+        heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
+        return build_model(self.model, self.schema, outputs, heads, seed=self.run.seed, encoder=self.encoder)
+
+    def config(self, model: MultiTaskModel) -> dict[str, Any]:
+        """config.json: enough to build the model again; `encoder: null` says that it came from a Python factory."""
+        targets = self.targets
+        spec = model.spec or self.model
+        return {
+            "version": 1,
+            "model": {**spec.model_dump(mode="json"), "init_from": None},
+            "python_encoder": self.encoder is not None,
+            "schema": self.schema.to_json(),
+            "outputs": {task: target.outputs for task, target in targets.items()},
+            "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
+        }
