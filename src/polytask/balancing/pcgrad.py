@@ -20,7 +20,7 @@ from polytask.core.rules import rule
     source="arXiv:2001.06782, Algorithm 1",
     needs=("gram",),
     scale="sum",
-    claims=("homogeneous", "nonnegative_weights"),
+    claims=("homogeneous", "nonnegative_weights", "linear_under_scaling"),
 )
 def pcgrad(gram: Float[Tensor, "T T"], *, noise: Noise) -> Float[Tensor, "T"]:
     """Weights w such that the update is sum_t w[t] * g[t].
@@ -31,10 +31,11 @@ def pcgrad(gram: Float[Tensor, "T T"], *, noise: Noise) -> Float[Tensor, "T"]:
     """
     G = gram.numpy()
     tasks = len(G)
+    rows = np.arange(tasks)
+    order = np.argsort(noise.raw(tasks * tasks).reshape(tasks, tasks), axis=1, kind="stable")
     coefficients = np.eye(tasks)  # row i: the projected gradient of task i
-    for i in range(tasks):
-        for j in noise.child(i).permutation(tasks):
-            inner = coefficients[i] @ G[:, j]
-            if j != i and inner < 0:
-                coefficients[i, j] -= inner / G[j, j]
+    for met in order.T:  # the tasks that each i meets next; the i do not depend on one another
+        inner = np.einsum("ij,ij->i", coefficients, G[met])
+        conflict = (inner < 0) & (met != rows)
+        coefficients[rows[conflict], met[conflict]] -= inner[conflict] / G[met, met][conflict]
     return torch.from_numpy(coefficients.sum(0))

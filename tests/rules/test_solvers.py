@@ -1,0 +1,105 @@
+"""The two projections against a reference solver that sees the vectors themselves, on hard Gram matrices."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+
+from polytask.core.geometry import dual_cone_weights, min_norm_point
+
+DRAWS = 60
+
+
+def vectors(kind: str, draw: int) -> np.ndarray:
+    """[T, P] task vectors of one kind."""
+    random = np.random.default_rng([draw, len(kind)])
+    tasks, size = int(random.integers(1, 11)), int(random.integers(1, 14))
+    X = random.standard_normal((tasks, size))
+    if kind == "few_dimensions":
+        X = X[:, : max(1, tasks // 2)]
+    elif kind == "low_rank":
+        rank = max(1, min(tasks, size) - 1)
+        X = random.standard_normal((tasks, rank)) @ random.standard_normal((rank, size))
+    elif kind == "norms_1e6":
+        X *= 10.0 ** random.uniform(-6, 0, size=(tasks, 1))
+    elif kind == "tiny":
+        X *= 1e-15
+    elif kind == "huge":
+        X *= 1e15
+    elif kind == "duplicates":
+        X = X[random.integers(0, tasks, size=tasks)]
+    elif kind == "common_descent":  # no two tasks conflict
+        X = np.abs(X)
+    elif kind == "stationary" and tasks > 1:  # a combination with positive weights vanishes
+        weights = random.uniform(0.1, 1.0, tasks - 1)
+        X[-1] = -weights @ X[:-1]
+    elif kind == "a_zero_vector":
+        X[int(random.integers(tasks))] = 0.0
+    elif kind == "nearly_opposite" and tasks > 1:
+        X[1] = -X[0] + 1e-4 * np.linalg.norm(X[0]) * random.standard_normal(X.shape[1]) / np.sqrt(X.shape[1])
+    return X
+
+
+KINDS = [
+    "random", "few_dimensions", "low_rank", "norms_1e6", "tiny", "huge", "duplicates", "common_descent", "stationary",
+    "a_zero_vector", "nearly_opposite",
+]  # fmt: skip
+
+
+def gram(X: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(X @ X.T)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dual_cone_weights(kind: str) -> None:
+    """The projection of g onto {d: X d >= 0} is g + X^T s for the s >= 0 that makes it shortest (Moreau)."""
+    for draw in range(DRAWS):
+        X = vectors(kind, draw)
+        norms = np.linalg.norm(X, axis=1)
+        unit = X / np.where(norms > 0, norms, 1.0)[:, None]
+        found = dual_cone_weights(gram(X), torch.eye(len(X), dtype=torch.float64)).numpy()
+        assert (found >= np.eye(len(X))).all()
+        for row, v in enumerate(found):
+            if norms[row] == 0:
+                continue
+            s, _ = nnls(unit.T, -unit[row], maxiter=1000)
+            reference = unit[row] + unit.T @ s
+            # G is rounded to eps, so the length of v @ X is known to sqrt(eps) |v| only: what counts when vectors nearly cancel
+            tolerance = max(1e-6, 2 * np.sqrt(np.finfo(float).eps) * np.abs(v * norms / norms[row]).sum())
+            place = f"draw {draw}, task {row}"
+            np.testing.assert_allclose(v @ X / norms[row], reference, rtol=0, atol=tolerance, err_msg=place)
+            if kind != "nearly_opposite":
+                assert tolerance < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_min_norm_point(kind: str) -> None:
+    """Against the same program on the vectors; lengths are relative to the shortest one."""
+    for draw in range(DRAWS):
+        X = vectors(kind, draw)
+        weights = min_norm_point(gram(X)).numpy()
+        assert (weights >= 0).all()
+        assert weights.sum() == pytest.approx(1.0)
+        shortest = np.linalg.norm(X, axis=1).min()
+        if shortest == 0:
+            assert np.linalg.norm(weights @ X) == 0
+            continue
+        X = X / shortest
+        reference = dense_min_norm_point(X)
+        np.testing.assert_allclose(weights @ X, reference, rtol=0, atol=1e-6, err_msg=f"draw {draw}")
+
+
+def dense_min_norm_point(X: np.ndarray) -> np.ndarray:
+    """min |a X| over convex a, by non-negative least squares: min |y X|^2 + (1 - sum y)^2 has the same proportions."""
+    tasks = len(X)
+    y, _ = nnls(np.vstack([X.T, np.ones(tasks)]), np.append(np.zeros(X.shape[1]), 1.0), maxiter=1000)
+    return y / y.sum() @ X
+
+
+@pytest.mark.parametrize("tasks", [100])
+def test_many_tasks_conflict_with_nobody(tasks: int) -> None:
+    for size in (60, 300):
+        X = np.random.default_rng(size).standard_normal((tasks, size))
+        X /= np.linalg.norm(X, axis=1, keepdims=True)
+        updates = dual_cone_weights(gram(X), torch.eye(tasks, dtype=torch.float64)).numpy() @ X
+        assert (updates @ X.T).min() > -1e-6
