@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from sklearn import metrics as reference
 
 from polytask.core.errors import BadValue, NotFinite
@@ -129,6 +130,14 @@ def test_undefined_is_none_and_never_a_number(name, labels):
 def test_no_label_at_all_in_the_other_forms(name):
     assert compute(name, torch.zeros(3, 4), torch.zeros(3).long(), [False] * 3) is None
     assert compute(name, torch.zeros(3, 2), torch.zeros(3, 2), np.zeros((3, 2), dtype=bool)) is None
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_ranking_agrees_with_torchmetrics(name):
+    generator = torch.Generator().manual_seed(0)
+    labels, outputs = torch.randint(2, (400,), generator=generator), torch.randn(400, generator=generator)
+    expected = getattr(torchmetrics.functional.classification, f"binary_{name}")(outputs, labels)
+    assert compute(name, outputs, labels) == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["auroc", "balanced_accuracy", "matthews"])
