@@ -84,11 +84,11 @@ def _stream(value: Any) -> Any:
 class SourceSpec(_Strict):
     """One source of rows.
 
-    table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with the
-    paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled data.
-    None of these: rows handed over from Python under the source's name.
-    rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has one
-    class in training. stream: null streams tables above 2 GB on disk, true or {buffer_rows: N} always, false never.
+    table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with
+    the paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled
+    data. None of these: rows handed over from Python under the source's name.
+    rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has
+    one class in training. stream: null streams tables above 2 GB on disk, true or {buffer_rows: N} always, false never.
     """
 
     table: str | None = None

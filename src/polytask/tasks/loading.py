@@ -81,7 +81,7 @@ def load_source(
 
 
 def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> list[str]:
-    """Every column that is not dropped, no label, no mask and not what the split is made by (a scaffold's molecule stays)."""
+    """Every column that is not dropped, no label or mask, nor what the split is made by (but a scaffold's molecule)."""
     split = effective_split(spec)
     left_out = [
         *spec.drop,
@@ -133,8 +133,12 @@ def _check_columns(rows: RawRows, spec: SourceSpec, tasks: list[Task]) -> None:
     for column, place in asked:
         if column not in rows.schema:
             raise UnknownName("column", column, columns, where=f"{rows.where}, {place}")
-    if "split" in rows.schema and spec.split is None and spec.origin != "builtin" and "split" not in spec.drop:
-        raise DataError(f"{rows.where}: it has a column 'split'; say `split: split` to split by it, or drop: [split]")
+    said = (*spec.drop, *spec.features, *split_columns(effective_split(spec)))
+    if "split" in rows.schema and "split" not in said:
+        raise DataError(
+            f"{rows.where}: its column 'split' would be a feature; say `split: split` to split by it, drop: [split] to "
+            "leave it out, or features: {split: categorical}"
+        )
 
 
 def _split(rows: RawRows, spec: SourceSpec) -> np.ndarray:

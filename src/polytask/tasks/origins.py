@@ -7,12 +7,15 @@ from polytask.core.errors import DataError, nearest
 
 _SENTENCES = "one row a sentence with columns text, label, split"
 _MULAN = "the Mulan collection of multi-target regression sets (Spyromitros-Xioufis et al. 2016), mulan.sourceforge.net"
-_SCHOOL = "the Inner London Education Authority's exam scores, distributed with the MALSAR package (columns x0 ... x27, exam_score, school)"
+_SCHOOL = (
+    "the Inner London Education Authority's exam scores, distributed with the MALSAR package "
+    "(columns x0 ... x27, exam_score, school)"
+)
 _MOVIELENS = "MovieLens 100K of GroupLens, grouplens.org/datasets/movielens/100k (research use)"
 
 ORIGINS: dict[str, str] = {
-    "census_income": "the Census-Income (KDD) data set of the UCI machine learning repository, archive.ics.uci.edu/dataset/117 "
-    "(CC BY 4.0), with named columns and a split column",
+    "census_income": "the Census-Income (KDD) data set of the UCI machine learning repository, "
+    "archive.ics.uci.edu/dataset/117 (CC BY 4.0), with named columns and a split column",
     "tox21": "Tox21 of MoleculeNet, moleculenet.org/datasets-1 (tox21.csv.gz), with a split column",
     "clintox": "ClinTox of MoleculeNet, moleculenet.org/datasets-1 (clintox.csv.gz), with a split column",
     "mr": f"movie review polarity of Pang and Lee 2005, www.cs.cornell.edu/people/pabo/movie-review-data; {_SENTENCES}",
@@ -30,12 +33,13 @@ ORIGINS: dict[str, str] = {
     "jura": _MULAN,
     "cora": "the Planetoid citation graphs of Yang et al. 2016, github.com/kimiyoung/planetoid",
     "mnist_10k": "MNIST of LeCun et al., as arrays images [N, 28, 28] and labels",
-    "cifar10_12k": "CIFAR-10 of Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html, with columns image_jpeg, label, split",
+    "cifar10_12k": "CIFAR-10 of Krizhevsky 2009, "
+    "www.cs.toronto.edu/~kriz/cifar.html, with columns image_jpeg, label, split",
 }
 
 
 def missing_file(name: str, tried: Iterable[Path]) -> DataError:
-    """The error about a file that is not there: where it was looked for, what is near, and its public source if known."""
+    """The error about a file that is not there: where it was looked for, what is near, its public source if known."""
     places = list(dict.fromkeys(str(path) for path in tried))
     message = f"{name}: no such file (looked for {', '.join(places)})"
     folder = Path(places[0]).parent

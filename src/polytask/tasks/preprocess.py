@@ -17,8 +17,8 @@ from polytask.tasks.features import FEATURES, Feature, Place
 class Preprocessor:
     """A source's features, in the order of its columns.
 
-    Features that share an input are put side by side: all numeric columns in `numeric`, all indices in `categorical`, all
-    fingerprints and multi-hot lists in `bits`. Images, arrays and texts are inputs of their own.
+    Features that share an input are put side by side: all numeric columns in `numeric`, all indices in `categorical`,
+    all fingerprints and multi-hot lists in `bits`. Images, arrays and texts are inputs of their own.
     """
 
     def __init__(self, features: Iterable[Feature], source: str = "data") -> None:
@@ -28,11 +28,15 @@ class Preprocessor:
             raise DataError(
                 f"source {source!r}: no column is left as a feature (labels, masks, split and dropped columns are none)"
             )
+        reserved = ("numeric", "categorical", "bits", "input_ids", "attention_mask", "hidden")
+        for feature in self.features:
+            if feature.kind == "array" and feature.key in (*reserved, "image"):
+                raise DataError(f"source {source!r}: an array column cannot be called {feature.key!r}, an input's name")
         for key in ("image", "input_ids"):
             several = [feature.columns[0] for feature in self._with_key(key)]
             if len(several) > 1:
                 raise DataError(
-                    f"source {source!r}: columns {', '.join(several)} would all be the input {key!r}; keep one, drop the others"
+                    f"source {source!r}: columns {', '.join(several)} would all be the input {key!r}; drop all but one"
                 )
 
     def fit(self, chunks: Iterable[tuple[pl.DataFrame, Place]]) -> "Preprocessor":
@@ -93,7 +97,7 @@ class Preprocessor:
         return [column for feature in self._dropping() for column in feature.columns]
 
     def valid(self, frame: pl.DataFrame) -> np.ndarray:
-        """bool [N]: False for rows that a feature declared `invalid: drop` cannot read; needs the `droppable` columns."""
+        """bool [N]: False for rows that a feature with `invalid: drop` cannot read; needs the `droppable` columns."""
         kept = np.ones(len(frame), dtype=bool)
         for feature in self._dropping():
             kept &= feature.valid(frame)

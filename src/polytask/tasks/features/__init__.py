@@ -6,9 +6,14 @@ from polytask.tasks.features.array import Array
 from polytask.tasks.features.categorical import Categorical
 from polytask.tasks.features.feature import Feature, Place
 from polytask.tasks.features.image import Image
+from polytask.tasks.features.morgan import Morgan
+from polytask.tasks.features.multi_hot import MultiHot
 from polytask.tasks.features.numeric import Numeric
+from polytask.tasks.features.text import Text
 from polytask.tasks.features.vector import Vector
 
-FEATURES: dict[str, Any] = {feature.kind: feature for feature in (Numeric, Categorical, Vector, Array, Image)}
+FEATURES: dict[str, Any] = {
+    feature.kind: feature for feature in (Numeric, Categorical, MultiHot, Vector, Array, Image, Morgan, Text)
+}
 
 __all__ = ["FEATURES", "Feature", "Place"]

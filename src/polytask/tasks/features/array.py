@@ -57,7 +57,7 @@ def fixed_length(series: pl.Series, place: Place, length: int | None = None) -> 
     """
     if series.null_count():
         raise DataError(
-            f"{place.first(series.is_null())[1]}: column {series.name!r} is missing; arrays must be present in every row"
+            f"{place.first(series.is_null())[1]}: column {series.name!r} is missing; every row must have its array"
         )
     if isinstance(series.dtype, pl.Array):
         return series.to_numpy()

@@ -38,7 +38,7 @@ class Categorical:
         counts = self._counts[0]
         if not len(counts):
             raise DataError(
-                f"{place.where}: column {self.column!r} has no value in training; leave it out with drop: [{self.column}]"
+                f"{place.where}: column {self.column!r} has no value in training; leave it out: drop: [{self.column}]"
             )
         self.values = counts.filter(pl.col("count") >= self.options.minimum_count)["value"].sort().to_list()
         self._counts = []
@@ -80,7 +80,7 @@ def typed(series: pl.Series, type_name: str, place: Place) -> pl.Series:
     if converted.null_count() > series.null_count():
         position, row = place.first(converted.is_null() & series.is_not_null())
         raise DataError(
-            f"{row}: column {series.name!r} is {series[position]!r}; allowed: values of type {type_name}, as in training"
+            f"{row}: column {series.name!r} is {series[position]!r}; allowed: type {type_name}, as in training"
         )
     return converted.fill_nan(None) if wanted == pl.Float64 else converted
 

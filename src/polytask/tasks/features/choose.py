@@ -52,7 +52,7 @@ def choose_features(
         if isinstance(options, TextOptions):
             if tokenizer is None:
                 raise MissingInput(
-                    f"{where}: column {column!r} is text, which needs a tokenizer: an encoder of kind transformer brings one"
+                    f"{where}: column {column!r} is text, which needs a tokenizer (encoder: {{kind: transformer}})"
                 )
             features.append(FEATURES["text"].with_tokenizer(column, options, tokenizer))
         elif isinstance(options, ImageOptions):
@@ -79,16 +79,16 @@ def guess(series: pl.Series, where: str, *, has_tokenizer: bool = False) -> Any:
         if has_tokenizer:
             return TextOptions()
         raise DataError(
-            f"{where}: column {series.name!r} has {series.n_unique()} distinct values in {len(series)} training rows, so it is no plain "
-            f"category; leave it out with drop: [{series.name}], or say what it is with features: {{{series.name}: "
-            "categorical | morgan | text | image}"
+            f"{where}: column {series.name!r} has {series.n_unique()} distinct values in {len(series)} training rows, so "
+            f"it is no plain category; leave it out with drop: [{series.name}], or say what it is with "
+            f"features: {{{series.name}: categorical | morgan | text | image}}"
         )
     if isinstance(dtype, pl.List):
         return VectorOptions() if dtype.inner.is_float() else MultiHotOptions()
     if isinstance(dtype, pl.Array):
         return _guess_array(dtype)
     raise DataError(
-        f"{where}: column {series.name!r} has type {dtype}, which is no feature; leave it out with drop: [{series.name}]"
+        f"{where}: column {series.name!r} has type {dtype}, which is no feature; leave it out: drop: [{series.name}]"
     )
 
 

@@ -15,8 +15,7 @@ _CHANNELS = (1, 3)
 
 
 class Image:
-    """The input `image`. Channels and size are those of training; an image of another size is an error unless `size` says
-    to resize it."""
+    """The input `image`. Channels and size are those of training; another size is an error unless `size` resizes it."""
 
     kind, key = "image", "image"
 
@@ -51,16 +50,15 @@ class Image:
 
     def _from_arrays(self, array: np.ndarray, place: Place) -> np.ndarray:
         if self.options.size is not None:
-            raise DataError(
-                f"{place.where}: column {self.column!r} holds arrays, which `size` cannot resize; resize them beforehand"
-            )
+            raise DataError(f"{place.where}: column {self.column!r} holds arrays, which `size` cannot resize")
         if array.ndim == 3:
             array = array[:, None]
         elif array.ndim == 4 and array.shape[3] in _CHANNELS and array.shape[1] not in _CHANNELS:
             array = array.transpose(0, 3, 1, 2)
         elif array.ndim != 4 or array.shape[1] not in _CHANNELS:
             raise DataError(
-                f"{place.where}: column {self.column!r} has arrays {array.shape[1:]}; allowed: [H, W], [H, W, C], [C, H, W] with 1 or 3 channels"
+                f"{place.where}: column {self.column!r} has arrays {array.shape[1:]}; "
+                "allowed: [H, W], [H, W, C], [C, H, W] with 1 or 3 channels"
             )
         return scaled(array)
 
@@ -77,8 +75,8 @@ class Image:
             expected = self.shape[1:] or (images[0].shape[:2] if images else array.shape[:2])
             if array.shape[:2] != tuple(expected):
                 raise DataError(
-                    f"{place.row(position)}: column {self.column!r} has an image of {array.shape[:2]}, others {tuple(expected)}; "
-                    f"features: {{{self.column}: {{kind: image, size: [height, width]}}}} resizes them"
+                    f"{place.row(position)}: column {self.column!r} has size {array.shape[:2]}, not "
+                    f"{tuple(expected)}; features: {{{self.column}: {{kind: image, size: [height, width]}}}} resizes"
                 )
             images.append(array)
         if not images:

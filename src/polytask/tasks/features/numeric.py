@@ -36,7 +36,7 @@ class Numeric:
     def finish(self, place: Place) -> None:
         if not self._moments.count[0]:
             raise DataError(
-                f"{place.where}: column {self.column!r} has no value in training; leave it out with drop: [{self.column}]"
+                f"{place.where}: column {self.column!r} has no value in training; leave it out: drop: [{self.column}]"
             )
         self.indicator = bool(self._moments.missing[0])
         if self.options.standardise:

@@ -36,7 +36,7 @@ class Vector:
         moments = self._moments
         if moments is None or not len(moments.mean):
             raise DataError(
-                f"{place.where}: column {self.column!r} has no number in training; leave it out with drop: [{self.column}]"
+                f"{place.where}: column {self.column!r} has no number in training; leave it out: drop: [{self.column}]"
             )
         self.mean = moments.mean if self.options.standardise else np.zeros_like(moments.mean)
         self.std = moments.std if self.options.standardise else np.ones_like(moments.mean)
@@ -49,7 +49,7 @@ class Vector:
         values = fixed_length(frame[self.column], place, length).astype(np.float64)
         if values.ndim != 2 or (length is not None and values.shape[1] != length):
             raise DataError(
-                f"{place.where}: column {self.column!r} has arrays {values.shape[1:]}; expected lists of {length} numbers"
+                f"{place.where}: column {self.column!r} has arrays {values.shape[1:]}; expected {length} numbers"
             )
         infinite = np.isinf(values).any(1)
         if infinite.any():

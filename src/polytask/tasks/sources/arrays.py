@@ -15,8 +15,8 @@ from polytask.tasks.task import Task
 
 
 def rows_from_python(data: Any, tasks: list[Task], where: str) -> FrameRows:
-    """Args: data: a polars or pandas frame, a mapping of arrays, a torch Dataset of (inputs, {task: label}), or a mapping
-    {"train": ..., "valid": ..., "test": ...} of such things, which then is the split."""
+    """Args: data: a polars or pandas frame, a mapping of arrays, a torch Dataset of (inputs, {task: label}), or a
+    mapping {"train": ..., "valid": ..., "test": ...} of such things, which then is the split."""
     if isinstance(data, Mapping) and "train" in data and all(key in SPLITS for key in data):
         frames = {
             split: frame_from_python(data[split], tasks, f"{where}[{split!r}]") for split in SPLITS if split in data
@@ -46,7 +46,7 @@ def frame_from_python(data: Any, tasks: list[Task], where: str) -> pl.DataFrame:
     if hasattr(data, "__iter__"):
         return frame_from_items(data, tasks, where)
     raise DataError(
-        f"{where} is a {type(data).__name__}; allowed: a frame, a mapping of arrays, a torch Dataset, or a mapping of splits"
+        f"{where} is a {type(data).__name__}; allowed: a frame, a mapping of arrays or of splits, a torch Dataset"
     )
 
 

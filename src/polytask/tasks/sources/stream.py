@@ -20,8 +20,9 @@ from polytask.tasks.target import Target
 class Stream:
     """One split of one source, read anew in every pass. See `Examples` for the same in memory.
 
-    A pass visits the table's blocks in random order; as many blocks as fill the buffer are read, their rows shuffled and
-    given out, and so on. The order depends on the noise alone, so a pass can start anywhere without reading what is before.
+    A pass visits the table's blocks in random order; as many blocks as fill the buffer are read, their rows shuffled
+    and given out, and so on. The order depends on the noise alone, so a pass can start anywhere without reading what is
+    before.
     """
 
     rows: RawRows

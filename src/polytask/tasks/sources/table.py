@@ -106,9 +106,7 @@ def table_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no table there; allowed: a file, directory or glob of {' or '.join(SUFFIXES)}")
     for file in files:
         if file.suffix.lower() not in SUFFIXES:
-            raise DataError(
-                f"{file}: the format {file.suffix or 'without a suffix'!r} cannot be read; allowed: {' or '.join(SUFFIXES)}"
-            )
+            raise DataError(f"{file}: the format {file.suffix!r} cannot be read; allowed: {' or '.join(SUFFIXES)}")
     return files
 
 
