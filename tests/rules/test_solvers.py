@@ -64,7 +64,8 @@ def test_dual_cone_weights(kind: str) -> None:
                 continue
             s, _ = nnls(unit.T, -unit[row], maxiter=1000)
             reference = unit[row] + unit.T @ s
-            # G is rounded to eps, so the length of v @ X is known to sqrt(eps) |v| only: what counts when vectors nearly cancel
+            # G is rounded to eps, so the length of v @ X is known to sqrt(eps) |v| only: what counts when vectors
+            # nearly cancel
             tolerance = max(1e-6, 2 * np.sqrt(np.finfo(float).eps) * np.abs(v * norms / norms[row]).sum())
             place = f"draw {draw}, task {row}"
             np.testing.assert_allclose(v @ X / norms[row], reference, rtol=0, atol=tolerance, err_msg=place)

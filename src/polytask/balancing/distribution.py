@@ -48,7 +48,9 @@ def reduced_losses(
     index = [tasks.index(task) for task in present]
     total = {task: float(table[1, i]) for task, i in zip(present, index, strict=True)}
     # a task that only other processes have labels for stays, times 0: every process then runs the same backward passes
-    local = {task: loss * (c / total[task]) for (task, loss), c in zip(losses.items(), count, strict=True) if task in total}
+    local = {
+        task: loss * (c / total[task]) for (task, loss), c in zip(losses.items(), count, strict=True) if task in total
+    }
     return GlobalLosses(present, table[0, index] / table[1, index], local)
 
 

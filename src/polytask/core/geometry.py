@@ -69,9 +69,10 @@ def sign_agreement(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T T"]:
 def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:
     """Convex weights of the shortest vector in the convex hull of the task vectors.
 
-    min a^T G a over a >= 0, sum a = 1. For fixed proportions a the minimum of y^T G y + (1 - sum y)^2 over the length of y is
-    m / (1 + m) with m = a^T G a, which grows with m; so the y >= 0 minimising it is the solution up to its length, and the
-    simplex constraint needs no penalty to tune. Lengths are relative to the shortest task vector, so m is at most 1.
+    min a^T G a over a >= 0, sum a = 1. For fixed proportions a the minimum of y^T G y + (1 - sum y)^2 over the length
+    of y is m / (1 + m) with m = a^T G a, which grows with m; so the y >= 0 minimising it is the solution up to its
+    length, and the simplex constraint needs no penalty to tune. Lengths are relative to the shortest task vector, so m
+    is at most 1.
     """
     G = gram.detach().numpy().astype(np.float64)
     zero = G.diagonal() <= 0
@@ -84,10 +85,12 @@ def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:
 
 
 def dual_cone_weights(gram: Float[Tensor, "T T"], weights: Float[Tensor, "K T"]) -> Float[Tensor, "K T"]:
-    """For each row u: the v >= u that minimises v^T G v, the weights of sum u_t g_t projected onto the cone where no task conflicts.
+    """For each row u: the v >= u that minimises v^T G v, so sum v_t g_t is sum u_t g_t projected onto the dual cone.
 
-    Source: Quinton and Rey 2024, arXiv:2406.16232, proposition 1. Tasks are first scaled to unit length, which is exact, so
-    lengths that differ by many orders of magnitude do no harm. A zero vector keeps its weight.
+    The dual cone holds the directions that conflict with no task.
+
+    Source: Quinton and Rey 2024, arXiv:2406.16232, proposition 1. Tasks are first scaled to unit length, which is
+    exact, so lengths that differ by many orders of magnitude do no harm. A zero vector keeps its weight.
     """
     correlation, norms = _correlation(gram.detach().numpy().astype(np.float64))
     u = weights.detach().numpy() * norms

@@ -1,8 +1,8 @@
 """Small convex quadratic programs over the non-negative orthant: what the projections in `geometry` come down to.
 
-Many right-hand sides are solved at once. Block principal pivoting finds the set of positive variables in a few batched solves;
-rows on which it cycles (more tasks than dimensions) go to an active-set method. A solution is accepted only if it meets the
-optimality conditions; the last resort is Lawson and Hanson's algorithm on a factor of M.
+Many right-hand sides are solved at once. Block principal pivoting finds the set of positive variables in a few batched
+solves; rows on which it cycles (more tasks than dimensions) go to an active-set method. A solution is accepted only if
+it meets the optimality conditions; the last resort is Lawson and Hanson's algorithm on a factor of M.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ def nonnegative_quadratic(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
         matrix: M [n, n], symmetric positive semi-definite, entries of size about 1.
         linear: [K, n]; the minimum must exist (b in the range of M, or M definite). Rows may differ in size.
 
-    Departures from the two methods named below: `_SHIFT` on the diagonal, which moves the result by at most about 2e-7 in the
-    norm that M defines.
+    Departures from the two methods named below: `_SHIFT` on the diagonal, which moves the result by at most about 2e-7
+    in the norm that M defines.
     Cost: a few batched solves whose size is the number of positive variables, some n of them for degenerate problems.
     """
     size = np.abs(linear).max(axis=1, initial=0.0)
@@ -37,10 +37,11 @@ def nonnegative_quadratic(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
 
 
 def _block_pivoting(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(solutions, whether each meets the optimality conditions): exchanges every variable that violates one, while that helps.
+    """(solutions, whether each is optimal): exchanges every variable that violates a condition, while that helps.
 
-    Source: Portugal, Judice and Vicente 1994, "A comparison of block pivoting and interior-point algorithms for linear least
-    squares problems with nonnegative variables", without the single pivots: rows that make no progress are left to `_active_set`.
+    Source: Portugal, Judice and Vicente 1994, "A comparison of block pivoting and interior-point algorithms for linear
+    least squares problems with nonnegative variables", without the single pivots: rows that make no progress are left
+    to `_active_set`.
     """
     rows, n = linear.shape
     result, accepted = np.zeros((rows, n)), np.zeros(rows, dtype=bool)
@@ -69,8 +70,8 @@ def _block_pivoting(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray,
 def _active_set(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same one variable at a time, every row at once; each exchange lowers the objective, so none comes back.
 
-    Source: Lawson and Hanson 1974, "Solving Least Squares Problems", algorithm NNLS, on the normal equations. A variable that
-    depends on the positive ones has no gradient and never joins them, so a singular M does no harm.
+    Source: Lawson and Hanson 1974, "Solving Least Squares Problems", algorithm NNLS, on the normal equations. A
+    variable that depends on the positive ones has no gradient and never joins them, so a singular M does no harm.
     """
     rows, n = linear.shape
     x = np.zeros((rows, n))
@@ -99,7 +100,7 @@ def _active_set(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solved(matrix: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Row by row the x with M x = b on the chosen variables and 0 elsewhere; smaller systems are padded with the identity."""
+    """The x with M x = b on each row's chosen variables and 0 elsewhere; smaller systems are padded with the identity."""
     rows, n = b.shape
     width = int(chosen.sum(1).max(initial=0))
     order = np.argsort(~chosen, axis=1, kind="stable")[:, :width]  # the chosen variables first
@@ -123,7 +124,7 @@ def _solved(matrix: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> np.ndarray
 
 
 def _optimal(x: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """Whether the duality gap is within what the rounding of M leaves undecided; it bounds the squared error of the result."""
+    """Whether the duality gap, a bound on the squared error, is within what the rounding of M leaves undecided."""
     length = x.sum(1)
     gap = np.abs((x * slack).sum(1)) + np.maximum(-slack.min(1, initial=0.0), 0.0) * length
     return gap <= 1e-13 + 1e3 * _EPSILON * length**2
