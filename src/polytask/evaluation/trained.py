@@ -49,9 +49,11 @@ class Trained:
     def predict(
         self, rows: "polars.DataFrame | Mapping[str, Any]", tasks: Iterable[str] | None = None
     ) -> "polars.DataFrame":
-        """A column a task, in the order of the rows: probabilities, classes or values in the label's units (see Target.decode).
+        """A column a task, in the order of the rows: probabilities, classes or values in the label's units (see
+        Target.decode).
 
-        With several sources the tasks of each are predicted from the same rows, which must have the columns that these sources need.
+        With several sources the tasks of each are predicted from the same rows, which must have the columns that these
+        sources need.
         """
         import polars
 

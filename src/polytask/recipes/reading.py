@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from polytask.core.errors import BadValue, DataError, UnknownName
 from polytask.core.validation import validated
@@ -104,7 +105,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with YAML 1.2's floats)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark is not None else where
@@ -119,7 +120,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             if isinstance(key, str | int):
                 seen.add(key)
         return super().construct_mapping(node, deep)

@@ -1,10 +1,10 @@
 """The one comparison: variants beside single-task baselines, under one budget, with one grid of learning rates.
 
-Every row (and, in the baseline's row, every task) tries the same multiples of its recipe's learning rate with the first seed and
-keeps the one with the best validation score for all seeds. Nothing is chosen on the test split.
+Every row (and, in the baseline's row, every task) tries the same multiples of its recipe's learning rate with the first
+seed and keeps the one with the best validation score for all seeds. Nothing is chosen on the test split.
 
-Budget: a single-task run takes as many optimiser steps as the joint run, and where tasks have sources of their own, as many of its
-task's rows a step, so it sees each of its labels as often.
+Budget: a single-task run takes as many optimiser steps as the joint run, and where tasks have sources of their own, as
+many of its task's rows a step, so it sees each of its labels as often.
 """
 
 import shutil
@@ -99,7 +99,9 @@ def compare(
     baselines = {task: single_task(base, task) for task in base.tasks}
     rate_runs = len(budget.multiples) + len(budget.seeds) - 1
     runner = _Runner(out, budget, tuple(listeners), total=(len(baselines) + len(variants)) * rate_runs)
-    rows = [_baseline_row({task: runner.row(f"{BASELINE}/{task}", job) for task, job in baselines.items()})]
+    rows: list[dict[str, Any]] = [
+        _baseline_row({task: runner.row(f"{BASELINE}/{task}", job) for task, job in baselines.items()})
+    ]
     first = next(iter(rows[0]["runs"]), {})
     for variant in variants:
         runs = runner.row(variant.name, variant.job)
@@ -142,7 +144,7 @@ def single_task(job: Job, task: str) -> Job:
     ]
     if not stages:
         raise BadValue(f"the stages that train task {task!r}", 0, "at least 1")
-    model = ModelSpec(init_from=job.model.init_from, encoder=job.model.encoder, sharing="hard")  # type: ignore[arg-type]
+    model = ModelSpec(init_from=job.model.init_from, encoder=job.model.encoder, sharing={"kind": "hard"})
     recipe = {**job.recipe, "single_task": task}
     return replace(job, tasks=[task], model=model, stages=stages, recipe=recipe)
 

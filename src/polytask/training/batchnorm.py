@@ -35,6 +35,9 @@ class SynchronizedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
@@ -42,7 +45,7 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 
 def synchronize_batchnorm(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm inside by one over all processes that has its parameters and buffers; in place where nested."""
+    """Replaces every BatchNorm inside by one over all processes with its parameters and buffers; in place where nested."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return module
     if isinstance(module, _BatchNorm) and not isinstance(module, SynchronizedBatchNorm):

@@ -21,8 +21,8 @@ def cached_rows(
 ) -> dict[str, Any]:
     """The rows with the frozen layers' outputs where the model's encoders offer them (`precompute`), else as they are.
 
-    Rows streamed from disk are left as they are: their features would not fit where the rows do not. With several encoders
-    in one model (sharing: single) all must have the same frozen layers, or nothing is cached.
+    Rows streamed from disk are left as they are: their features would not fit where the rows do not. With several
+    encoders in one model (sharing: single) all must have the same frozen layers, or nothing is cached.
     """
     encoders = [module for module in model.modules() if getattr(module, "precomputes", False)]
     readers = [module for module in model.modules() if hasattr(module, "precompute")]
@@ -50,7 +50,7 @@ def _with_features(encoder: nn.Module, examples: Examples, devices: Devices) -> 
     for start in range(0, len(examples), _BATCH):
         batch = examples.batch(order[start : start + _BATCH]).to(devices.device)
         with torch.no_grad(), devices.autocast():
-            computed = encoder.precompute(batch.inputs)  # type: ignore[operator]
+            computed = encoder.precompute(batch.inputs)  # ty: ignore[not-callable]
         pieces += zip(computed.pop("hidden").cpu(), computed.pop("attention_mask").bool().cpu(), strict=True)
         for name, tensor in computed.items():
             rest.setdefault(name, []).append(tensor.cpu())

@@ -1,14 +1,14 @@
-"""Optimisers and learning-rate schedules by name. A schedule is a function of the step, so resuming needs no state for it."""
+"""Optimisers and learning-rate schedules by name. A schedule is a function of the step, so it has no state to save."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from polytask.training.spec import OptimizerSpec, ScheduleSpec
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,

@@ -14,7 +14,6 @@ from polytask.sharing import MultiTaskModel, describe
 from polytask.training.job import Job
 from polytask.training.provenance import versions
 
-
 __all__ = ["STATE", "Progress", "card", "check_same_recipe", "point_and_prune", "save", "session_state"]
 
 
@@ -124,8 +123,8 @@ def check_same_recipe(checkpoint: Checkpoint, job: Job, run: Path) -> None:
     for key in dict.fromkeys([*saved, *now]):
         if saved.get(key) != now.get(key):
             raise CheckpointError(
-                f"{run}: was written by another recipe: '{key}' is {_short(saved.get(key))} there and {_short(now.get(key))} here; "
-                "resume with the same recipe or write to a new directory"
+                f"{run}: was written by another recipe: '{key}' is {_short(saved.get(key))} there and "
+                f"{_short(now.get(key))} here; resume with the same recipe or write to a new directory"
             )
 
 

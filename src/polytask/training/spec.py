@@ -51,8 +51,8 @@ class OptimizerSpec(Strict):
 
 
 class ScheduleSpec(Strict):
-    """How the learning rate goes over a stage: up linearly over `warmup` (a fraction of the steps), then by kind down to
-    `floor` times its value."""
+    """How the learning rate goes over a stage: up linearly over `warmup` (a fraction of the steps), then by kind down
+    to `floor` times its value."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0, lt=1)

@@ -99,11 +99,11 @@ def trainable(model: nn.Module, prefixes: tuple[str, ...] | None, stage: str) ->
     unused = dict.fromkeys(prefixes or ())
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "frozen_by_model"):
-            parameter.frozen_by_model = not parameter.requires_grad
+            parameter.frozen_by_model = not parameter.requires_grad  # ty: ignore[invalid-assignment]
         matching = [prefix for prefix in prefixes or () if name == prefix or name.startswith(f"{prefix}.")]
         for prefix in matching:
             unused.pop(prefix, None)
-        wanted = (prefixes is None or bool(matching)) and not parameter.frozen_by_model
+        wanted = (prefixes is None or bool(matching)) and not parameter.frozen_by_model  # ty: ignore[missing-attribute]
         parameter.requires_grad_(wanted)
         if wanted:
             chosen.append(parameter)

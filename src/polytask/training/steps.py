@@ -26,8 +26,8 @@ def task_losses(
 ) -> TaskLosses:
     """The losses of the tasks that have a label in these pieces.
 
-    With several processes a task without a label here stays, as a zero with its graph, since another process may have one:
-    what is computed must not depend on the process.
+    With several processes a task without a label here stays, as a zero with its graph, since another process may have
+    one: what is computed must not depend on the process.
     """
     losses: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
