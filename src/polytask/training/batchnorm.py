@@ -45,7 +45,7 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 
 def synchronize_batchnorm(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm inside by one over all processes with its parameters and buffers; in place where nested."""
+    """Every BatchNorm inside becomes one over all processes with its parameters and buffers; in place where nested."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return module
     if isinstance(module, _BatchNorm) and not isinstance(module, SynchronizedBatchNorm):

@@ -64,7 +64,7 @@ class Devices:
 
     @contextmanager
     def settings(self, threads: int | None = None) -> Iterator[None]:
-        """torch's threads and deterministic flag as the run wants them; these and the random state are given back after."""
+        """torch's threads and deterministic flag as the run wants them; these and the random state come back after."""
         threads = threads or self._run.threads
         old_threads, old_flag = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         cuda = [self.device.index or 0] if self.device.type == "cuda" else []

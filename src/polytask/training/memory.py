@@ -20,7 +20,7 @@ def start_measuring(device: torch.device) -> None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """MiB at the peak: of the accelerator, else resident memory of this process (interpreter and libraries included)."""
+    """MiB at the peak: of the accelerator, else resident memory of this process (with interpreter and libraries)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if _STATUS.exists():
