@@ -199,8 +199,8 @@ def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]
     """Mean cosines between tasks, from -1 to 1."""
     layout = _layout()
     layout["height"] = 110 + 24 * len(tasks)
-    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category"}
-    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category"}
+    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category", "dtick": 1}
+    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category", "dtick": 1}
     trace = {
         "type": "heatmap",
         "x": list(tasks),

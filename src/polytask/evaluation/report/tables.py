@@ -189,8 +189,9 @@ def _html(
         row_class = f' class="{name.style}"' if name.style else ""
         shown = _cell("th", name, 'scope="row"') + "".join(_cell("td", cell) for cell in cells)
         lines.append(f"<tr{row_class}>{shown}</tr>")
+    narrow = " narrow" if len(columns) < 3 else ""
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f'<div class="scroll{narrow}" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -50,9 +50,7 @@ def comparison_lede(table: Comparison, results: Mapping[str, Any]) -> str:
         shown = [f"{escape(row.name)} {percent(row.delta.estimate.mean)}" for row in others if row.delta]
         sentences.append(f"The other{'' if len(others) == 1 else 's'}: {listed(shown)}.")
     if chosen is not None and len(table.variants) > 1:
-        sentences.append(
-            f"{escape(chosen.name)} is named because its validation score is the best; test chose nothing."
-        )
+        sentences.append(f"The headline names {escape(chosen.name)} for its validation score; test chose nothing.")
     budget = results.get("budget") or {}
     if budget.get("steps"):
         rates = budget.get("learning_rates") or []

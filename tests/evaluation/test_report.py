@@ -1,0 +1,152 @@
+"""Reading of directories and the words of the page; tests/browser opens it."""
+
+import html
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from polytask.core.errors import CheckpointError, MissingInput
+from polytask.evaluation.report import write_report
+from polytask.evaluation.report.figures import late_range, looks
+from polytask.evaluation.report.lines import line
+from polytask.evaluation.report.reading import MOST_POINTS, Run, Study, read, read_events
+from polytask.evaluation.report.words import comparison_headline
+from polytask.evaluation.table import comparison
+
+
+def events(path: Path, lines: list[dict[str, Any]], tail: str = "") -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail, encoding="utf-8")
+    return path
+
+
+def step(number: int, **values: Any) -> dict[str, Any]:
+    return {"event": "step", "step": number, "losses": {"a": float(number)}, "weights": {"a": 1.0}, **values}
+
+
+def plain(sentence: str) -> str:
+    return html.unescape(re.sub("<[^>]+>", "", sentence)).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_long_streams_are_thinned_to_means(tmp_path: Path) -> None:
+    stream = read_events(events(tmp_path / "e", [step(n) for n in range(1, 10 * MOST_POINTS + 1)]))
+    assert stream.steps_a_point == 10
+    assert len(stream.losses["a"]) == MOST_POINTS
+    assert stream.losses["a"][10] == pytest.approx(5.5)  # the mean of 1 ... 10, drawn at the last of them
+    assert stream.last_step == 10 * MOST_POINTS
+
+
+def test_short_streams_are_kept_as_they_are(tmp_path: Path) -> None:
+    cosines = {"tasks": ["a", "b", "c"], "values": [[1, 0.1, -0.2], [0.1, 1, 0.3], [-0.2, 0.3, 1]]}
+    stream = read_events(events(tmp_path / "e", [step(1), step(2, cosines=cosines)]))
+    assert stream.losses["a"] == {1: 1.0, 2: 2.0}
+    assert stream.cosines == {("a", "b"): {2: 0.1}, ("a", "c"): {2: -0.2}, ("b", "c"): {2: 0.3}}
+
+
+def test_a_line_cut_by_a_kill_is_left_out_and_other_damage_is_an_error(tmp_path: Path) -> None:
+    assert read_events(events(tmp_path / "a", [step(1)], tail='{"event": "st')).last_step == 1
+    with pytest.raises(CheckpointError, match="line 2 is damaged"):
+        read_events(events(tmp_path / "b", [step(1)], tail='{"event": "st\n{}\n'))
+    with pytest.raises(CheckpointError, match="line 1 is no event"):
+        read_events(events(tmp_path / "c", [], tail="[]\n"))
+
+
+def test_undefined_metrics_are_no_points(tmp_path: Path) -> None:
+    found = [
+        {"event": "evaluate", "step": n, "split": "valid", "metrics": {"a": {"auroc": v}}}
+        for n, v in ((1, None), (2, 0.7))
+    ]
+    assert read_events(events(tmp_path / "e", found)).metrics == {"a": {"auroc": {2: 0.7}}}
+
+
+def test_line_is_the_mean_and_range_of_the_seeds() -> None:
+    found = line([{1: 1.0, 2: 2.0}, {1: 3.0}])
+    assert found is not None
+    assert (found.steps, found.mean, found.low, found.high) == ((1, 2), (2.0, 2.0), (1.0, 2.0), (3.0, 2.0))
+    assert line([{}, {}]) is None
+
+
+def test_axis_leaves_out_the_start_only_where_that_helps() -> None:
+    steep = line([{step: 1 - 0.9 * 0.9**step for step in range(1, 101)}])
+    level = line([{step: step / 100 for step in range(1, 101)}])
+    assert steep is not None
+    assert level is not None
+    shown = late_range({"x": steep})
+    assert shown is not None
+    assert shown[0] < 1 - 0.9 * 0.9**20 < 1 < shown[1] + 0.01
+    assert late_range({"x": level}) is None
+
+
+def test_no_two_series_look_alike() -> None:
+    names = [f"rule-{i}" for i in range(24)]
+    found = looks(names, baseline="rule-3")
+    assert len({(look.colour, look.dash) for look in found.values()}) == 24
+
+
+def test_directories_are_told_apart(run_directories: ModuleType, tmp_path: Path) -> None:
+    run_directories.write_compare(tmp_path / "compare", seeds=2)
+    run_directories.write_run(tmp_path / "run", run_directories.TASKS, run_directories.FINAL)
+    study, run = read(tmp_path / "compare"), read(tmp_path / "run")
+    assert isinstance(study, Study)
+    assert [variant.name for variant in study.variants] == ["single", "equal", "uncertainty", "upgrad"]
+    assert list(study.variants[0].streams[0].metrics) == ["left", "right", "sum"]
+    assert study.recipe is not None
+    assert isinstance(run, Run)
+    assert run.events.stop == "all steps done"
+
+
+def test_what_is_no_directory_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a run nor a compare"):
+        read(tmp_path)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        read(tmp_path / "missing")
+    (tmp_path / "results.json").write_text('{"kind": ', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read(tmp_path)
+    with pytest.raises(MissingInput, match="at least one"):
+        write_report([], tmp_path)
+
+
+def test_headline_says_what_was_found(run_directories: ModuleType, tmp_path: Path) -> None:
+    table = comparison(run_directories.write_compare(tmp_path, seeds=5))
+    row = table.chosen
+    assert row is not None
+    assert row.delta is not None
+    sentence = plain(comparison_headline(table))
+    assert sentence.startswith(f"One model for 3 tasks: {row.name} is +{row.delta.estimate.mean:.1f} % (95 % interval ")
+    assert "against three single-task models, at 0.33 of their parameters and 0.3" in sentence
+    assert sentence.endswith("no task is worse, 3 are better.")
+
+
+def test_headline_of_one_seed_claims_no_verdict(run_directories: ModuleType, tmp_path: Path) -> None:
+    sentence = plain(comparison_headline(comparison(run_directories.write_compare(tmp_path, seeds=1))))
+    assert "(one seed, no interval)" in sentence
+    assert sentence.endswith("with one seed no task can be called better or worse.")
+
+
+def test_same_directories_give_the_same_bytes(run_directories: ModuleType, tmp_path: Path) -> None:
+    run_directories.write_compare(tmp_path / "compare", seeds=2)
+    first = write_report([tmp_path / "compare"], tmp_path / "a.html").read_bytes()
+    assert write_report([tmp_path / "compare"], tmp_path / "b.html").read_bytes() == first
+    assert write_report([tmp_path / "compare"], tmp_path) == tmp_path / "report.html"
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_names_from_the_data_are_escaped(run_directories: ModuleType, tmp_path: Path) -> None:
+    task = '</script><img src=x onerror="alert(1)">'
+    tasks = {task: {"kind": "binary", "metric": "auroc", "higher_is_better": True}}
+    run_directories.write_run(tmp_path / "run", tasks, {task: (0.5, 0.8)})
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in page.split("</style>")[1].split("<script>")[0]
+    figures = page.split('id="figures">')[1].split("</script>")[0]
+    json.loads(figures)
+
+
+def test_a_run_that_has_not_ended_is_shown_as_such(run_directories: ModuleType, tmp_path: Path) -> None:
+    run_directories.write_run(tmp_path / "run", run_directories.TASKS, run_directories.FINAL, finished=False)
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A run that has not ended: 400 steps so far." in page
+    assert "Learning curves" in page
