@@ -80,10 +80,12 @@ def evaluate(
 
 
 def selection_score(metrics: Mapping[str, Mapping[str, float | None]], targets: Mapping[str, Target]) -> SelectionScore:
-    """The mean over target tasks of their metric, turned so that higher is better; undefined ones are left out."""
-    scores = {
-        name: target.selection_score(metrics[name]) for name, target in targets.items() if target.task.role == "target"
-    }
+    """The mean over target tasks of their metric, turned so that higher is better; undefined ones are left out.
+
+    Where no task has the role `target` (a baseline of an auxiliary task alone) all count.
+    """
+    chosen = [name for name, target in targets.items() if target.task.role == "target"] or list(targets)
+    scores = {name: targets[name].selection_score(metrics[name]) for name in chosen}
     defined = [score for score in scores.values() if score is not None]
     left_out = tuple(name for name, score in scores.items() if score is None)
     return SelectionScore(math.fsum(defined) / len(defined) if defined else None, left_out)

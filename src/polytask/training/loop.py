@@ -163,7 +163,8 @@ class _Session:
         progress, job = self.progress, self.job
         with self.devices.autocast():
             self._valid, losses = evaluate(self.model, self.valid_rows, job.targets, EVALUATION_BATCH)
-        score = selection_score(self._valid, job.targets)
+        selection = selection_score(self._valid, job.targets)
+        score = selection.value
         gain = 0.0 if stage.spec.early_stopping is None else stage.spec.early_stopping.least_gain
         is_best = progress.best_score is None or (score is not None and score > progress.best_score + gain)
         is_best = self.devices.agreed(is_best)
@@ -172,7 +173,15 @@ class _Session:
             progress.since_best = 0
         else:
             progress.since_best += 1
-        self._event("evaluate", split="valid", metrics=self._valid, losses=losses, score=score, best=is_best)
+        self._event(
+            "evaluate",
+            split="valid",
+            metrics=self._valid,
+            losses=losses,
+            score=score,
+            undefined=selection.left_out,
+            best=is_best,
+        )
         if job.run.checkpoint_every == "end":
             if is_best:
                 self._best_tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
