@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balancing import distribution
-from polytask.balancing.exact import Partition, partition
+from polytask.balancing.accumulation import accumulate, as_sparse, infinite, set_aside, usable_graph
+from polytask.balancing.exact import distributed_gradients
+from polytask.balancing.partition import Partition, partition
 from polytask.balancing.report import BackwardReport
 from polytask.balancing.scale import rescaled
 from polytask.core.catalogue import Catalogue
-from polytask.core.constraints import Choice
+from polytask.core.constraints import Choice, Interval
 from polytask.core.errors import BadValue, CheckpointError, MissingInput, NotFinite, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
@@ -39,7 +41,8 @@ class Balancer:
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
             not another learning rate.
-        priority: task -> how much it matters; scaled to mean 1. A rule with a published preference vector takes it as
+        priority: task -> how much it matters; its mean over all tasks is set to 1. A rule with a published preference
+        vector takes it as
             that, for every other rule it multiplies the loss.
         seed: of a random rule.
         parameters: of the rule.
@@ -69,7 +72,7 @@ class Balancer:
                 "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
             )
         for task, value in (priority or {}).items():
-            if not value > 0:
+            if not Interval(0, open="left").allows(value):
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
         self.tasks = list(tasks) if tasks is not None else None
         self.engine = ENGINES.find(engine)()
@@ -101,11 +104,13 @@ class Balancer:
         Raises: NotFinite naming the task and step; MissingInput if nothing is shared. Nothing is then written into
                 `.grad`.
         """
-        if not losses and not distribution.active():
-            raise MissingInput(f"rule {self.spec.name!r}: no task is present in this step")
         self._learn_tasks(losses)
-        tasks, values, local = self._present(losses, counts)
-        self._refuse_infinite(tasks, values, scaler)
+        tasks, values, local = self._present(losses, counts, model)
+        if not tasks:
+            if distribution.active():  # no process has a label: the same for all of them
+                return BackwardReport([], values, {})
+            raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
+        self._refuse_infinite(tasks, values)
         priority = self._priority(tasks)
         if self.spec.needs == ("losses",):
             report = self._weigh_losses(tasks, values, local, priority, model, scaler)
@@ -116,11 +121,18 @@ class Balancer:
             rule.advance()
         return report
 
-    def after_step(self) -> None:
-        """Call after the optimiser's step.
-
-        Rules that look at the losses again do it here; the present ones have nothing to do.
-        """
+    def after_step(
+        self, losses: Mapping[str, Tensor] | None = None, *, counts: Mapping[str, float] | None = None
+    ) -> None:
+        """Call after the optimiser's step; a rule that looks at the losses again needs them, on the same batch."""
+        if self.spec.after_step is None:
+            return
+        if losses is None:
+            raise MissingInput(f"rule {self.spec.name!r} looks at the losses after the step: after_step(losses)")
+        tasks, values, _ = self._present(losses, counts, None)
+        self._refuse_infinite(tasks, values)
+        for rule in self._rules.values():
+            rule.after_step(tasks, values)
 
     def after_epoch(self) -> None:
         """Call when an epoch ends, for rules that compare epochs (dwa)."""
@@ -154,35 +166,35 @@ class Balancer:
         scaler: Any,
     ) -> BackwardReport:
         weights = self._weights("all", tasks, {"losses": values}, priority)
-        present = [local[task] for task in tasks if task in local]
-        parts = [loss * weight for loss, weight in zip(present, self._local(weights, tasks, local), strict=True)]
+        parts = [
+            local[task] if weight == 1.0 else local[task] * weight
+            for task, weight in zip(tasks, weights.tolist(), strict=True)
+            if task in local
+        ]
+        total = sum(parts[1:], start=parts[0]) if parts else None
+        total = scaler.scale(total) if total is not None and scaler is not None else total
+        named = {} if model is None else _trainable(model)
         if distribution.active():
             if model is None:
                 raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
-            self._reduced_backward(parts, _named(model), scaler)
+            grads = distributed_gradients(total, tasks, named, self.step)
+            skipped = self._refuse_infinite_gradients(grads, scaler)
+            for name, grad in grads.items():
+                accumulate(named[name], grad)
         else:
-            total = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-            (scaler.scale(total) if scaler is not None else total).backward()
-        return BackwardReport(tasks, values, {"all": weights})
+            assert total is not None  # on one process every present task is local
+            with usable_graph(f"tasks {', '.join(tasks)}", self.step), set_aside(named.values()):
+                total.backward()
+                grads = {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}
+                skipped = self._refuse_infinite_gradients(grads, scaler)
+        return BackwardReport(tasks, values, {"all": weights}, skipped=skipped)
 
-    def _reduced_backward(self, parts: list[Tensor], named: Mapping[str, Tensor], scaler: Any) -> None:
-        """Gradients of the weighted sum, summed over processes, added to .grad; every process sends every parameter."""
-        trainable = [parameter for parameter in named.values() if parameter.requires_grad]
-        if parts:
-            total = torch.stack(parts).sum()
-            total = scaler.scale(total) if scaler is not None else total
-            grads = [*torch.autograd.grad(total, trainable, allow_unused=True)]
-        else:
-            grads = [None] * len(trainable)
-        reaches = distribution.union(torch.tensor([grad is not None for grad in grads]))
-        for parameter, grad, used in zip(trainable, grads, reaches.tolist(), strict=True):
-            if used:
-                if grad is None:
-                    summed = torch.zeros_like(parameter)
-                else:
-                    summed = grad.to_dense() if grad.is_sparse else grad.contiguous()
-                distribution.sum_in_place([summed])
-                _accumulate(parameter, summed)
+    def _refuse_infinite_gradients(self, grads: Mapping[str, Tensor], scaler: Any) -> bool:
+        """True if some gradient is not finite and a GradScaler will see it; NotFinite if there is no scaler."""
+        bad = infinite(grads)
+        if bad and scaler is None:
+            raise NotFinite(f"the gradient of {bad[0]!r} is not finite at step {self.step}, though the losses are")
+        return bool(bad)
 
     def _combine_gradients(
         self,
@@ -198,23 +210,32 @@ class Balancer:
             raise MissingInput(f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)")
         part = partition(local, tasks, _named(model), shared)
         scaled = {task: scaler.scale(loss) for task, loss in local.items()} if scaler is not None else local
-        vectors, private = self.engine.gradients(scaled, tasks, part)
+        found = self.engine.gradients(scaled, tasks, part, step=self.step)
         factor = float(scaler.get_scale()) if scaler is not None else 1.0
         groups = self._grouped(part)
-        grams = {group: vectors.gram(names) / factor**2 for group, names in groups.items()}
+        grams = {group: found.shared.gram(names) / factor**2 for group, names in groups.items()}
         total = torch.stack(list(grams.values())).sum(0)
-        infinite = [task for task, square in zip(tasks, total.diagonal(), strict=True) if not square.isfinite()]
-        if infinite and scaler is None:
-            raise NotFinite(f"the gradient of task {infinite[0]!r} is not finite at step {self.step}")
-        if infinite:  # overflow under the scaler: leave the infinities where it looks for them, it skips the step
-            combined, weights = vectors.combined(torch.ones(len(tasks))), {}
+        overflow = self._overflow(total, found.private, tasks, part, scaler)
+        if overflow:  # leave the infinities where the scaler looks for them: it will skip the step
+            combined, weights = found.shared.combined(torch.ones(len(tasks))), {}
         else:
-            combined, weights = self._combined(groups, grams, vectors, tasks, values, priority)
-        for name, grad in [*combined.items(), *private.items()]:
-            _accumulate(part.parameters[name], grad)
-        return BackwardReport(
-            tasks, values, weights, gram=total, route={"all": "exact"}, shared=part.shared, skipped=bool(infinite)
-        )
+            combined, weights = self._combined(groups, grams, found.shared, tasks, values, priority)
+        for name, rows in found.rows.items():
+            combined[name] = as_sparse(combined[name], rows)
+        for name, grad in [*combined.items(), *found.private.items()]:
+            accumulate(part.parameters[name], grad)
+        route = dict.fromkeys(groups, "exact")
+        return BackwardReport(tasks, values, weights, gram=total, route=route, shared=part.shared, skipped=overflow)
+
+    def _overflow(
+        self, gram: Tensor, private: Mapping[str, Tensor], tasks: list[str], part: Partition, scaler: Any
+    ) -> bool:
+        """True if some gradient is not finite and a GradScaler will see it; NotFinite if there is no scaler."""
+        bad = [task for task, square in zip(tasks, gram.diagonal(), strict=True) if not square.isfinite()]
+        bad += [part.owner(name, tasks) for name in infinite(private)]
+        if bad and scaler is None:
+            raise NotFinite(f"the gradient of task {bad[0]!r} is not finite at step {self.step}")
+        return bool(bad)
 
     def _combined(
         self,
@@ -255,19 +276,29 @@ class Balancer:
         return weights * rescaled(self.spec.scale, self.scale, len(tasks), square)
 
     def _present(
-        self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, model: Model | None
     ) -> tuple[list[str], Tensor, Mapping[str, Tensor]]:
+        """(tasks present, in the balancer's order; their losses, over all processes; this process's part of them)."""
         for task, loss in losses.items():
             if loss.dim() != 0:
-                raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "() : one number a task")
+                raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "(), one number a task")
+            if counts is not None and task not in counts:
+                raise UnknownName("task", task, counts, "counts=")
         if distribution.active():
-            reduced = distribution.reduced_losses(losses, counts, self.tasks)
+            tensors = [*losses.values(), *(_named(model).values() if model is not None else ())]
+            device = tensors[0].device if tensors else torch.device("cpu")
+            reduced = distribution.reduced_losses(losses, counts, self.tasks, device)
             return reduced.tasks, reduced.values, reduced.local
-        return list(losses), torch.stack([loss.detach() for loss in losses.values()]).double().cpu(), losses
+        tasks = [task for task in self.tasks or [] if task in losses and (counts is None or counts[task] > 0)]
+        if not tasks:
+            return [], torch.zeros(0, dtype=torch.float64), {}
+        present = {task: losses[task] for task in tasks}
+        return tasks, torch.stack([loss.detach() for loss in present.values()]).double().cpu(), present
 
-    def _refuse_infinite(self, tasks: list[str], values: Tensor, scaler: Any) -> None:
-        if not bool(values.isfinite().all()):
-            worst = next(i for i, value in enumerate(values.tolist()) if not torch.tensor(value).isfinite())
+    def _refuse_infinite(self, tasks: list[str], values: Tensor) -> None:
+        finite = values.isfinite()
+        if not bool(finite.all()):
+            worst = int(finite.int().argmin())
             raise NotFinite(f"the loss of task {tasks[worst]!r} is {values[worst].item()} at step {self.step}")
 
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:
@@ -275,18 +306,17 @@ class Balancer:
             self.tasks = list(losses)
         for task in losses:
             if self.tasks is not None and task not in self.tasks:
-                hint = "; name all tasks with balancer(..., tasks=[...]) if some are absent from the first step"
-                raise UnknownName("task", task, [*self.tasks], f"rule {self.spec.name!r}{hint}")
+                hint = " (name all tasks with balancer(..., tasks=[...]) if some are absent from the first step)"
+                raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}{hint}")
         for task in self.priority:
             if self.tasks is not None and task not in self.tasks:
                 raise UnknownName("task", task, self.tasks, "priority")
 
     def _priority(self, tasks: list[str]) -> Tensor:
-        given = torch.tensor([float(self.priority.get(task, 1.0)) for task in tasks], dtype=torch.float64)
-        return given / given.mean()
-
-    def _local(self, weights: Tensor, tasks: list[str], local: Mapping[str, Tensor]) -> list[float]:
-        return [weight for weight, task in zip(weights.tolist(), tasks, strict=True) if task in local]
+        """The present tasks' priorities, with mean 1 over all tasks: a task's does not depend on who is present."""
+        every = self.tasks or tasks
+        mean = sum(self.priority.get(task, 1.0) for task in every) / len(every)
+        return torch.tensor([self.priority.get(task, 1.0) / mean for task in tasks], dtype=torch.float64)
 
     def _grouped(self, part: Partition) -> dict[str, list[str]]:
         if self.groups == "all":
@@ -316,10 +346,5 @@ def _named(model: Model) -> dict[str, Tensor]:
     return {f"parameter.{i}": parameter for i, parameter in enumerate(model)}
 
 
-def _accumulate(parameter: Tensor, grad: Tensor) -> None:
-    if parameter.grad is None:
-        parameter.grad = grad.detach()
-    else:
-        parameter.grad = (
-            parameter.grad + grad.detach() if parameter.grad.is_sparse else parameter.grad.add_(grad.detach())
-        )
+def _trainable(model: Model) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in _named(model).items() if parameter.requires_grad}

@@ -29,17 +29,21 @@ class GlobalLosses:
 
 
 def reduced_losses(
-    losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, tasks: Sequence[str] | None
+    losses: Mapping[str, Tensor],
+    counts: Mapping[str, float] | None,
+    tasks: Sequence[str] | None,
+    device: torch.device,
 ) -> GlobalLosses:
     """Global means of the losses; without counts every process that has a task counts the same."""
     if tasks is None:
         raise MissingInput(
             "under torch.distributed the balancer needs tasks=[...], every task that any process may have"
         )
-    device = next((loss.device for loss in losses.values()), torch.device("cpu"))
     count = [float(counts[task]) if counts is not None else 1.0 for task in losses]
     table = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)  # numerators, counts
     for (task, loss), c in zip(losses.items(), count, strict=True):
+        if c == 0:  # the mean over no labels may be anything
+            continue
         table[0, tasks.index(task)] = loss.detach().double() * c
         table[1, tasks.index(task)] = c
     distributed.all_reduce(table)

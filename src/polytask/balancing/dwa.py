@@ -42,7 +42,7 @@ def after_epoch(state: DwaState) -> DwaState:
     source="arXiv:1803.10704, equations 7 and 8",
     needs=("losses",),
     scale="sum",
-    claims=("permutation", "nonnegative_weights"),
+    claims=("permutation", "homogeneous", "nonnegative_weights", "linear_under_scaling"),
     init=start,
     after_epoch=after_epoch,
 )

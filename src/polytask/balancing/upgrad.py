@@ -25,7 +25,7 @@ from polytask.core.rules import rule
         "non_conflicting",
         "nonnegative_weights",
         "linear_under_scaling",
-        "stationary",
+        "strongly_stationary",
     ),
 )
 def upgrad(gram: Float[Tensor, "T T"], *, priority: Float[Tensor, "T"]) -> Float[Tensor, "T"]:

@@ -47,6 +47,10 @@ class NotFinite(PolytaskError, ArithmeticError):
     """A loss, gradient or parameter that is NaN or infinite."""
 
 
+class GraphError(PolytaskError, RuntimeError):
+    """An autograd graph that does not fit its tensors any more."""
+
+
 class MissingExtra(PolytaskError, ImportError):
     """An optional package is not installed."""
 

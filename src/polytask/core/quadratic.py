@@ -100,7 +100,7 @@ def _active_set(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solved(matrix: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The x with M x = b on each row's chosen variables and 0 elsewhere; smaller systems are padded with the identity."""
+    """The x with M x = b on each row's chosen variables and 0 elsewhere; smaller ones are padded with the identity."""
     rows, n = b.shape
     width = int(chosen.sum(1).max(initial=0))
     order = np.argsort(~chosen, axis=1, kind="stable")[:, :width]  # the chosen variables first

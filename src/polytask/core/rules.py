@@ -32,12 +32,13 @@ NEEDS = {
 
 CLAIMS = {
     "permutation": "the order of the tasks does not matter",
-    "homogeneous": "scaling all task vectors by the same factor scales the result by it",
+    "homogeneous": "scaling every task's loss and vector by one factor, at every step, scales the result by it",
     "non_conflicting": "to first order a step increases no task's loss",
     "nonnegative_weights": "no task's weight is negative",
     "convex_weights": "the weights are at least 0 and sum to 1",
-    "stationary": "the result is zero exactly at Pareto-stationary points",
-    "linear_under_scaling": "the result is linear in each task vector's length",
+    "stationary": "the result is zero exactly at Pareto-stationary points: a convex combination of the vectors is 0",
+    "strongly_stationary": "the result is zero exactly where a combination with positive weights for every task is",
+    "linear_under_scaling": "a sum over tasks, each term of which grows with the scale of that task's loss and vector",
 }
 
 Scale = Literal["sum", "mean", "unit"]
@@ -58,6 +59,7 @@ class RuleSpec:
         claims: properties that hold on every input; those not claimed have a counter-example.
         init: number of tasks -> the first state.
         after_epoch: state -> state, called by the loop when an epoch ends.
+        after_step: (state, losses) -> state, called after the optimiser's step with the same batch's new losses.
         parameters: its keyword-only parameters.
         random: True if it takes `noise`.
         prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1).
@@ -73,6 +75,7 @@ class RuleSpec:
     claims: frozenset[str]
     init: Callable[[int], Any] | None = None
     after_epoch: Callable[[Any], Any] | None = None
+    after_step: Callable[[Any, Any], Any] | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
     random: bool = False
     prefers: bool = False
@@ -100,6 +103,7 @@ def rule(
     granularity: Literal["element", "row", "tensor", "global"] | None = None,
     init: Callable[[int], Any] | None = None,
     after_epoch: Callable[[Any], Any] | None = None,
+    after_step: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
     """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
@@ -109,8 +113,10 @@ def rule(
     for claim in sorted(claims):
         if claim not in CLAIMS:
             raise UnknownName("claim of a rule", claim, CLAIMS, f"rule {name!r}")
-    if "stack" in needs and len(needs) > 1:
+    if not needs or ("stack" in needs and len(needs) > 1):
         raise BadValue("needs", needs, "stack alone, or losses and gram", f"rule {name!r}")
+    if (after_step or after_epoch) and not init:
+        raise BadValue("init", init, "a first state: after_step and after_epoch change it", f"rule {name!r}")
 
     def declare(function: Callable[..., Any]) -> RuleSpec:
         arguments = inspect.signature(function).parameters
@@ -125,6 +131,7 @@ def rule(
             claims=claims,
             init=init,
             after_epoch=after_epoch,
+            after_step=after_step,
             parameters=parameters_of(function, skip=("noise", "priority")),
             random="noise" in arguments,
             prefers="priority" in arguments,

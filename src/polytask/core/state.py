@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from polytask.core.constraints import check_parameters
-from polytask.core.errors import CheckpointError, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.core.noise import Noise
 from polytask.core.rules import RuleSpec, find
+
+_SEEN = {"losses": "loss", "gram": "vector", "stack": "vector"}
 
 
 class Rule:
@@ -43,9 +45,10 @@ class Rule:
             extra["noise"] = Noise(self.seed, "rule", self.spec.name, self.step, *keys)
         if self.spec.prefers:
             extra["priority"] = priority if priority is not None else torch.ones(len(present), dtype=torch.float64)
+        self._check(present, inputs)
         if self.state is None:
             return self.spec.function(*inputs, **extra)
-        index = torch.tensor([self._position(task) for task in present])
+        index = self._index(present)
         output, state = self.spec.function(*inputs, _taken(self.state, index), **extra)
         self.state = _put(self.state, state, index)
         return output
@@ -53,6 +56,12 @@ class Rule:
     def advance(self) -> None:
         """Counts a step."""
         self.step += 1
+
+    def after_step(self, present: Sequence[str], losses: Tensor) -> None:
+        """Shows the rule the present tasks' losses after the optimiser's step, if it declares that it looks at them."""
+        if self.spec.after_step is not None:
+            index = self._index(present)
+            self.state = _put(self.state, self.spec.after_step(_taken(self.state, index), losses), index)
 
     def after_epoch(self) -> None:
         if self.spec.after_epoch is not None:
@@ -73,10 +82,26 @@ class Rule:
         if self.state is not None:
             self.state = _filled(self.state, values, "state.")
 
-    def _position(self, task: str) -> int:
-        if task not in self.tasks:
-            raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
-        return self.tasks.index(task)
+    def _index(self, present: Sequence[str]) -> Tensor:
+        for task in present:
+            if task not in self.tasks:
+                raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
+        return torch.tensor([self.tasks.index(task) for task in present])
+
+    def _check(self, present: Sequence[str], inputs: Sequence[Tensor]) -> None:
+        """One clear error for inputs of the wrong shape, or that are not finite."""
+        where = f"rule {self.spec.name!r}"
+        if not present:
+            raise BadValue("the number of tasks", 0, "at least 1", where)
+        for need, value in zip(self.spec.needs, inputs, strict=True):
+            tasks = len(present)
+            wanted = {"losses": (tasks,), "gram": (tasks, tasks), "stack": (tasks, *value.shape[1:])}[need]
+            if tuple(value.shape) != wanted:
+                allowed = f"{wanted}, for tasks {', '.join(present)}"
+                raise BadValue(f"the shape of {need}", tuple(value.shape), allowed, where)
+            if not bool(value.isfinite().all()):
+                worst = int((~value.isfinite()).view(tasks, -1).sum(1).argmax())  # G's own row has the most
+                raise NotFinite(f"{where}: the {_SEEN[need]} of task {present[worst]!r} is not finite")
 
 
 def _task_axes(hint: Any) -> list[int]:

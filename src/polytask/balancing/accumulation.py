@@ -1,0 +1,77 @@
+"""Writing into `.grad`: all of a step's gradients or, if one of them is unusable, none."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from polytask.core.errors import GraphError
+
+
+def accumulate(parameter: Tensor, grad: Tensor) -> None:
+    """Adds a gradient that nobody else holds to the parameter's."""
+    grad = grad.detach()
+    kept = parameter.grad
+    if kept is None:
+        parameter.grad = grad
+    elif kept.is_sparse:
+        parameter.grad = kept + grad if grad.is_sparse else grad + kept
+    else:
+        kept.add_(grad)
+
+
+def own(grad: Tensor) -> Tensor:
+    """A copy of what autograd returned: that may be expanded, or the very tensor that another parameter got."""
+    return grad.detach().clone() if grad.is_sparse else grad.detach().clone(memory_format=torch.contiguous_format)
+
+
+def as_sparse(grad: Tensor, rows: Tensor) -> Tensor:
+    """The gradient as a sparse tensor of the given rows; the others are zero."""
+    return torch.sparse_coo_tensor(rows[None], grad[rows], grad.shape, is_coalesced=True, check_invariants=False)
+
+
+def infinite(grads: Mapping[str, Tensor]) -> list[str]:
+    """Names of the gradients that are not finite."""
+    return [name for name, grad in grads.items() if not _is_finite(grad)]
+
+
+def _is_finite(grad: Tensor) -> bool:
+    values = grad._values() if grad.is_sparse else grad
+    # one pass without a table of booleans; finite numbers whose sum overflows are looked at again
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+@contextmanager
+def set_aside(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, `.grad` is empty; what is written there is then added to what had been, or dropped after an error."""
+    kept = [(parameter, parameter.grad) for parameter in parameters if parameter.requires_grad]
+    for parameter, _ in kept:
+        parameter.grad = None
+    try:
+        yield
+    except BaseException:
+        for parameter, grad in kept:
+            parameter.grad = grad
+        raise
+    for parameter, before in kept:
+        if before is not None:
+            new, parameter.grad = parameter.grad, before
+            if new is not None:
+                accumulate(parameter, new)
+
+
+@contextmanager
+def usable_graph(what: str, step: int) -> Iterator[None]:
+    """Turns autograd's errors about a graph that no longer fits its tensors into one line that says what happened."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "modified by an inplace operation" in text:
+            cause = "a parameter or activation was changed between the forward pass and backward"
+        elif "backward through the graph a second time" in text:
+            cause = "backward was already called on it, and its buffers are gone"
+        else:
+            raise
+        raise GraphError(f"the graph of {what} cannot be used at step {step}: {cause}") from error

@@ -1,0 +1,87 @@
+"""Which task reaches which parameter, and so which parameters are shared."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polytask.balancing import distribution
+from polytask.balancing.graph import reached
+from polytask.core.errors import MissingInput, UnknownName
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Which task reaches which parameter.
+
+    Attributes:
+        parameters: name -> parameter, in the model's order.
+        reaches: bool [parameters, T].
+        shared: names of those reached by two or more tasks, or as the caller said.
+    """
+
+    parameters: dict[str, Tensor]
+    reaches: Tensor
+    shared: list[str]
+
+    @property
+    def private(self) -> list[str]:
+        shared = dict.fromkeys(self.shared)
+        return [
+            name for name, row in zip(self.parameters, self.reaches, strict=True) if name not in shared and row.any()
+        ]
+
+    def owner(self, name: str, tasks: Sequence[str]) -> str:
+        """The first task that reaches a parameter."""
+        return tasks[int(self.reaches[list(self.parameters).index(name)].int().argmax())]
+
+
+def partition(
+    losses: Mapping[str, Tensor], tasks: Sequence[str], named: Mapping[str, Tensor], shared: Sequence[str] | None
+) -> Partition:
+    """Sorts the parameters by who reaches them; leaves outside the model are taken in too, named leaf.0, leaf.1, ...
+
+    With a single task everything that it reaches counts as shared: the rule then sees one task and its own gradient.
+    """
+    masks = reached(losses) if losses else {}
+    parameters = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    outside = _outside(masks, parameters)
+    if distribution.active():
+        refuse_outside(masks, parameters)
+    parameters |= {f"leaf.{i}": leaf for i, leaf in enumerate(outside)}
+    column = [tasks.index(task) for task in losses]
+    reaches = torch.zeros(len(parameters), len(tasks), dtype=torch.bool)
+    for row, parameter in enumerate(parameters.values()):
+        mask = masks.get(parameter, 0)
+        for bit, task in enumerate(column):
+            reaches[row, task] = bool(mask >> bit & 1)
+    if distribution.active():
+        reaches = distribution.union(reaches)
+    if shared is not None:
+        for name in shared:
+            if name not in parameters:
+                raise UnknownName("parameter", name, parameters, "shared=")
+        return Partition(parameters, reaches, list(shared))
+    least = min(2, len(tasks))
+    found = [name for name, row in zip(parameters, reaches, strict=True) if int(row.sum()) >= least]
+    if not found:
+        raise MissingInput(
+            f"no parameter is reached by two of the tasks {', '.join(tasks)}: there is nothing to balance"
+        )
+    return Partition(parameters, reaches, found)
+
+
+def _outside(leaves: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    known = {id(parameter) for parameter in parameters.values()}
+    return [leaf for leaf in leaves if id(leaf) not in known]
+
+
+def refuse_outside(leaves: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """MissingInput if a loss depends on a parameter that is not in the model: other processes would not know of it."""
+    outside = _outside(leaves, parameters)
+    if outside:
+        raise MissingInput(
+            "under torch.distributed every trained parameter must be in the model: "
+            f"one of shape {tuple(outside[0].shape)} is not"
+        )
