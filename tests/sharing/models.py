@@ -1,0 +1,56 @@
+"""Small models and inputs that the tests of this room share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.core.inputs import InputSchema
+from polytask.core.noise import Noise
+from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+
+TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3))
+IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
+TEXT = InputSchema(text=True)
+OUTPUTS = {"click": 1, "topic": 4, "assays": 3}
+TINY_BERT = {
+    "model_type": "bert",
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+SHARING_OPTIONS: dict[str, dict[str, Any]] = {
+    "hard": {"kind": "hard"},
+    "mmoe": {"kind": "mmoe", "experts": 3, "hidden_sizes": [7, 6]},
+    "single": {"kind": "single"},
+}
+
+
+def uniform(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(Noise(seed, "inputs").uniform(int(torch.Size(shape).numel()))).float().reshape(shape)
+
+
+def table_inputs(rows: int, seed: int = 0) -> dict[str, Tensor]:
+    columns = [
+        torch.from_numpy(Noise(seed, "column", column).integers(rows, cardinality))
+        for column, cardinality in enumerate(TABLE.cardinalities)
+    ]
+    return {"numeric": uniform(seed, rows, 5) * 2 - 1, "categorical": torch.stack(columns, dim=1)}
+
+
+def text_inputs(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
+    longest = max(lengths)
+    tokens = torch.from_numpy(Noise(seed, "tokens").integers(len(lengths) * longest, 55)).reshape(-1, longest) + 5
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": tokens * mask, "attention_mask": mask}
+
+
+def table_model(
+    sharing: Any = "hard", seed: int = 0, outputs: dict[str, int] = OUTPUTS, **encoder: Any
+) -> MultiTaskModel:
+    heads = {"topic": [9]} if "topic" in outputs else {}
+    options = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8], **encoder}
+    return build_model(ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed)

@@ -1,0 +1,258 @@
+"""What every sharing architecture must do; a new one is found by its name and needs a reference and options here."""
+
+import copy
+
+import pytest
+import torch
+from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, table_inputs, table_model
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from polytask.core.errors import UnknownName
+from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
+
+every_architecture = pytest.mark.parametrize("kind", SHARING.names())
+
+
+def model_of(kind: str, **options: object) -> MultiTaskModel:
+    return table_model(SHARING_OPTIONS[kind], **options)
+
+
+def test_every_architecture_has_options_and_a_reference() -> None:
+    assert set(SHARING.names()) == set(SHARING_OPTIONS) == set(REFERENCES)
+
+
+# ---- references, written without the code under test: plain arithmetic on the state_dict
+
+
+def dense(tensors: dict[str, Tensor], prefix: str, x: Tensor, layers: tuple[int, ...]) -> Tensor:
+    for layer in layers:
+        x = (x @ tensors[f"{prefix}.{layer}.weight"].T + tensors[f"{prefix}.{layer}.bias"]).clamp(min=0)
+    return x
+
+
+def encoder_reference(tensors: dict[str, Tensor], prefix: str, inputs: dict[str, Tensor]) -> Tensor:
+    table, offset, vectors = tensors[f"{prefix}.embeddings.tables.3.weight"], 0, [inputs["numeric"]]
+    for column, cardinality in enumerate(TABLE.cardinalities):
+        vectors.append(table[offset + inputs["categorical"][:, column]])
+        offset += cardinality
+    return dense(tensors, f"{prefix}.layers", torch.cat(vectors, dim=1), (0, 2))
+
+
+def hard_reference(tensors: dict[str, Tensor], inputs: dict[str, Tensor], task: str) -> Tensor:
+    return encoder_reference(tensors, "sharing.encoder", inputs)
+
+
+def single_reference(tensors: dict[str, Tensor], inputs: dict[str, Tensor], task: str) -> Tensor:
+    return encoder_reference(tensors, f"sharing.encoders.{task}", inputs)
+
+
+def mmoe_reference(tensors: dict[str, Tensor], inputs: dict[str, Tensor], task: str) -> Tensor:
+    """Equations 5 to 7 of the paper, one row and one expert at a time."""
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    rows = []
+    for row in z:
+        scores = torch.stack([gate @ row for gate in tensors[f"sharing.gates.{task}.weight"]])
+        weights = scores.exp() / scores.exp().sum()
+        mixed = torch.zeros(6, dtype=z.dtype)
+        for expert, weight in enumerate(weights):
+            x = row
+            for layer in (0, 1):
+                matrix = tensors[f"sharing.experts.weights.{layer}"][expert]
+                x = torch.relu(matrix @ x + tensors[f"sharing.experts.biases.{layer}"][expert])
+            mixed = mixed + weight * x
+        rows.append(mixed)
+    return torch.stack(rows)
+
+
+def head_reference(tensors: dict[str, Tensor], task: str, features: Tensor) -> Tensor:
+    if task == "topic":
+        features = dense(tensors, "heads.topic.hidden", features, (0,))
+    outputs = features @ tensors[f"heads.{task}.output.weight"].T + tensors[f"heads.{task}.output.bias"]
+    return outputs[:, 0] if task == "click" else outputs
+
+
+REFERENCES = {"hard": hard_reference, "mmoe": mmoe_reference, "single": single_reference}
+
+
+@every_architecture
+def test_equals_the_reference_in_float64(kind: str) -> None:
+    model, inputs = model_of(kind).double(), table_inputs(9)
+    inputs["numeric"] = inputs["numeric"].double()
+    tensors = model.state_dict()
+    outputs = model(inputs)
+    assert list(outputs) == list(OUTPUTS)
+    for task in OUTPUTS:
+        expected = head_reference(tensors, task, REFERENCES[kind](tensors, inputs, task))
+        torch.testing.assert_close(outputs[task], expected, rtol=1e-12, atol=1e-12)
+
+
+# ---- running a subset of the tasks
+
+
+@every_architecture
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_a_task_alone_costs_what_a_model_of_that_task_alone_costs(kind: str, task: str) -> None:
+    inputs = table_inputs(6)
+    assert flops(model_of(kind), inputs, [task]) == flops(model_of(kind, outputs={task: OUTPUTS[task]}), inputs, None)
+    assert flops(model_of(kind), inputs, [task]) < flops(model_of(kind), inputs, None)
+
+
+def flops(model: MultiTaskModel, inputs: dict[str, Tensor], tasks: list[str] | None) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(inputs, tasks)
+    return counter.get_total_flops()
+
+
+@every_architecture
+def test_no_module_of_a_task_that_is_not_named_is_called(kind: str) -> None:
+    model, called = model_of(kind), []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(table_inputs(4), ["assays"])
+    assert called
+    assert not [name for name in called if {"click", "topic"} & set(name.split("."))]
+
+
+@every_architecture
+def test_a_subset_gives_what_the_whole_gives_and_no_gradient_elsewhere(kind: str) -> None:
+    model, inputs = model_of(kind), table_inputs(6)
+    whole = model(inputs)
+    part = model(inputs, ["topic", "topic"])
+    assert list(part) == ["topic"]
+    torch.testing.assert_close(part["topic"], whole["topic"])
+    part["topic"].sum().backward()
+    with_gradient = {name for name, parameter in model.heads.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name for name, _ in model.heads.named_parameters() if name.startswith("topic.")}
+    assert model(inputs, []) == {}
+
+
+@every_architecture
+def test_a_task_that_the_model_lacks(kind: str) -> None:
+    with pytest.raises(UnknownName, match=r"no task 'clik' \(did you mean 'click'"):
+        model_of(kind)(table_inputs(2), ["clik"])
+
+
+# ---- shapes, precision, saving, exporting
+
+
+@every_architecture
+def test_batch_of_one_equals_the_row_in_a_larger_batch(kind: str) -> None:
+    model, inputs = model_of(kind), table_inputs(3)
+    whole = model(inputs)
+    alone = model({key: tensor[1:2] for key, tensor in inputs.items()})
+    assert {task: list(output.shape) for task, output in alone.items()} == {
+        "click": [1],
+        "topic": [1, 4],
+        "assays": [1, 3],
+    }
+    for task, output in alone.items():
+        torch.testing.assert_close(output, whole[task][1:2])
+
+
+@every_architecture
+def test_bf16_autocast_trains(kind: str) -> None:
+    model, inputs = model_of(kind), table_inputs(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(inputs)
+    exact = model(inputs)
+    sum(output.float().sum() for output in outputs.values()).backward()
+    for task, output in outputs.items():
+        torch.testing.assert_close(output.float(), exact[task], rtol=0.05, atol=0.05)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@every_architecture
+def test_a_state_dict_moves_a_model(kind: str) -> None:
+    model, other, inputs = model_of(kind), model_of(kind, seed=1), table_inputs(5)
+    assert not torch.equal(model(inputs)["click"], other(inputs)["click"])
+    other.load_state_dict(model.state_dict())
+    assert all(torch.equal(model(inputs)[task], other(inputs)[task]) for task in OUTPUTS)
+
+
+@every_architecture
+def test_a_model_is_built_again_from_its_specification(kind: str) -> None:
+    model = model_of(kind)
+    again = build_model(
+        ModelSpec.model_validate(model.spec.model_dump(mode="json")), TABLE, OUTPUTS, {"topic": [9]}, seed=0
+    )
+    assert again.spec == model.spec
+    assert same_tensors(model, again)
+
+
+@every_architecture
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_export_with_a_dynamic_batch(kind: str) -> None:
+    model = model_of(kind, outputs={"type": 1, "a.b": 4, "topic": 2}).eval()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    shapes = {"inputs": {key: {0: batch} for key in table_inputs(2)}, "tasks": None}
+    program = torch.export.export(model, (table_inputs(4), None), dynamic_shapes=shapes)
+    for rows in (1, 2, 17):
+        for task, output in program.module()(table_inputs(rows), None).items():
+            torch.testing.assert_close(output, model(table_inputs(rows))[task])
+
+
+@every_architecture
+def test_a_copy_is_independent(kind: str) -> None:
+    model = model_of(kind)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert same_tensors(model, model_of(kind))
+
+
+# ---- the start
+
+
+@every_architecture
+@pytest.mark.usefixtures("untouched_random_state")
+def test_the_start_depends_on_the_seed_alone(kind: str) -> None:
+    model = model_of(kind)
+    with torch.random.fork_rng():
+        torch.rand(3)  # the position in the global stream must not matter
+        assert same_tensors(model, model_of(kind))
+    assert not same_tensors(model, model_of(kind, seed=1))
+
+
+@every_architecture
+def test_the_start_of_a_part_does_not_depend_on_other_tasks(kind: str) -> None:
+    few = model_of(kind, outputs={"topic": 4}).state_dict()
+    many = model_of(kind, outputs={"a": 2, "topic": 4, "z": 1}).state_dict()
+    assert set(few) < set(many)
+    assert all(torch.equal(tensor, many[name]) for name, tensor in few.items())
+
+
+def same_tensors(one: nn.Module, other: nn.Module) -> bool:
+    tensors = other.state_dict()
+    return all(torch.equal(tensor, tensors[name]) for name, tensor in one.state_dict().items())
+
+
+# ---- what is shared
+
+
+@every_architecture
+def test_parameters_are_counted_once(kind: str) -> None:
+    model = model_of(kind)
+    counts = describe(model)
+    assert counts["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert counts["parameters"] == counts["shared"] + sum(counts["private"].values())
+    encoder = 3 * 14 + 11 * (5 + 9 + 1) + 8 * (11 + 1)
+    head = {"click": 9, "topic": 9 * 9 + 4 * 10, "assays": 27}
+    if kind == "hard":
+        assert counts["shared"] == encoder
+        assert counts["private"] == head
+    if kind == "single":
+        assert counts["shared"] == 0
+        assert counts["private"] == {task: encoder + size for task, size in head.items()}
+
+
+@pytest.mark.parametrize("kind", ["hard", "mmoe"])
+def test_outputs_come_from_the_representation(kind: str) -> None:
+    model, inputs = model_of(kind), table_inputs(5)
+    representation = model.representation(inputs)
+    assert representation.shape == (5, 8)
+    outputs = model.from_representation(representation, ["assays", "click"])
+    assert list(outputs) == ["assays", "click"]
+    for task, output in outputs.items():
+        torch.testing.assert_close(output, model(inputs)[task])
