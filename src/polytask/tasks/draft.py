@@ -72,9 +72,9 @@ def draft_recipe(path: Path) -> Draft:
 
 def _split_column(sample: pl.DataFrame) -> str | None:
     for column in sample.columns:
-        if column.lower() in _SPLIT_NAMES and sample[column].dtype == pl.String:
-            if sample[column].drop_nulls().is_in(list(_SPLIT_VALUES)).all():
-                return column
+        named = column.lower() in _SPLIT_NAMES and sample[column].dtype == pl.String
+        if named and sample[column].drop_nulls().is_in(list(_SPLIT_VALUES)).all():
+            return column
     return None
 
 

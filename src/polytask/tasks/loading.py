@@ -91,7 +91,12 @@ def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> lis
     for column in spec.features:
         if column in left_out:
             raise DataError(f"{rows.where}: features.{column}: a label, mask, split or dropped column is no feature")
-    return [column for column in rows.schema if column not in left_out]
+    columns = [column for column in rows.schema if column not in left_out]
+    if not columns:
+        raise DataError(
+            f"{rows.where}: no column is left as a feature; left out are {', '.join(dict.fromkeys(left_out))}"
+        )
+    return columns
 
 
 def stream_settings(rows: RawRows, spec: SourceSpec) -> StreamSpec | None:
@@ -124,6 +129,8 @@ class _TrainingRows:
 def _check_columns(rows: RawRows, spec: SourceSpec, tasks: list[Task]) -> None:
     columns = list(rows.schema)
     asked = [(column, f"tasks.{task.name}") for task in tasks for column in task.columns]
+    if rows.assignment is None:
+        asked += [(column, "data.split") for column in split_columns(effective_split(spec))]
     asked += [(column, "data.drop") for column in spec.drop] + [(column, "data.features") for column in spec.features]
     asked += [
         (pair, "data.features")

@@ -79,8 +79,8 @@ def guess(series: pl.Series, where: str, *, has_tokenizer: bool = False) -> Any:
         if has_tokenizer:
             return TextOptions()
         raise DataError(
-            f"{where}: column {series.name!r} has {series.n_unique()} distinct values in {len(series)} training rows, so "
-            f"it is no plain category; leave it out with drop: [{series.name}], or say what it is with "
+            f"{where}: column {series.name!r} has {series.n_unique()} distinct values in {len(series)} training rows, "
+            f"so it is no plain category; leave it out with drop: [{series.name}], or say what it is with "
             f"features: {{{series.name}: categorical | morgan | text | image}}"
         )
     if isinstance(dtype, pl.List):

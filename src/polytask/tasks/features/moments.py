@@ -14,6 +14,10 @@ class Moments:
 
     def add(self, values: np.ndarray) -> None:
         """values: float64 [N, width]."""
+        with np.errstate(over="ignore"):  # numbers beyond 1e150 have no finite variance; features refuse that
+            self._add(values)
+
+    def _add(self, values: np.ndarray) -> None:
         known = ~np.isnan(values)
         count = known.sum(0)
         divisor = np.maximum(count, 1)

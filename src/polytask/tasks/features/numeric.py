@@ -41,6 +41,10 @@ class Numeric:
         self.indicator = bool(self._moments.missing[0])
         if self.options.standardise:
             self.mean, self.std = float(self._moments.mean[0]), float(self._moments.std[0])
+        if not np.isfinite([self.mean, self.std]).all():
+            raise DataError(
+                f"{place.where}: column {self.column!r} has numbers too large to be standardised; drop: [{self.column}]"
+            )
 
     def write(self, frame: pl.DataFrame, place: Place, into: np.ndarray) -> None:
         values = numbers(frame[self.column], place)

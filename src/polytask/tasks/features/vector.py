@@ -40,6 +40,10 @@ class Vector:
             )
         self.mean = moments.mean if self.options.standardise else np.zeros_like(moments.mean)
         self.std = moments.std if self.options.standardise else np.ones_like(moments.mean)
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all()):
+            raise DataError(
+                f"{place.where}: column {self.column!r} has numbers too large to be standardised; drop: [{self.column}]"
+            )
 
     def write(self, frame: pl.DataFrame, place: Place, into: np.ndarray) -> None:
         values = self._rows(frame, place, self.width)

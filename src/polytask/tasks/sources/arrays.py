@@ -91,7 +91,8 @@ def frame_from_items(items: Iterable[Any], tasks: list[Task], where: str) -> pl.
 def rows_from_npz(path: Path) -> FrameRows:
     """A column an array of the file. Pickled objects are refused."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # The file is opened here, since numpy leaves it open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no whole .npz file of plain arrays ({error})") from error

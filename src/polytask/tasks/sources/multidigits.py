@@ -5,6 +5,8 @@ Source: the construction of MultiMNIST (Sabour et al. 2017, arXiv:1710.09829; as
 digit is enlarged to 20 x 20; one stands at the top left, the other at the bottom right, and the brighter pixel wins.
 """
 
+import random
+
 import numpy as np
 import polars as pl
 
@@ -45,8 +47,10 @@ def multidigits(rows: dict[str, int] | None = None, seed: int = 0) -> pl.DataFra
 
 def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
     """uint8 [1797, 20, 20] and the digits int64 [1797]."""
-    from sklearn.datasets import load_digits
+    state = random.getstate()
+    from sklearn.datasets import load_digits  # importing it draws from Python's global generator
 
+    random.setstate(state)
     bundled = load_digits()
     grow = _interpolation(bundled.images.shape[1], DIGIT)
     enlarged = grow @ bundled.images @ grow.T  # linear along both axes
