@@ -12,6 +12,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The tests' tensors are small: more threads cost more than they give. A test about threads sets their number itself.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
