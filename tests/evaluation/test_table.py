@@ -158,15 +158,15 @@ def printed(table: Comparison, width: int) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 160])
 @pytest.mark.parametrize("tasks", [3, 12])
-def test_console_fits_and_loses_no_task(run_directories: ModuleType, tmp_path: Path, width: int, tasks: int) -> None:
+def test_console_fits_and_loses_no_task(run_directories: ModuleType, tmp_path: Path, tasks: int) -> None:
     table = comparison(run_directories.write_compare(tmp_path, seeds=2, tasks=tasks))
-    text = printed(table, width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
-    assert all(task.name in text for task in table.tasks)
-    assert all(row.name in text for row in table.rows)
+    for width in (60, 80, 100, 160):
+        text = printed(table, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert all(task.name in text for task in table.tasks)
+        assert all(row.name in text for row in table.rows)
 
 
 def test_console_says_what_it_leaves_out(run_directories: ModuleType, tmp_path: Path) -> None:

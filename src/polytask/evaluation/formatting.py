@@ -14,7 +14,7 @@ def decimals(values: Iterable[float | None], significant: int = 4) -> int:
     >>> decimals([0.93, 0.871]), decimals([12.3]), decimals([])
     (4, 2, 4)
     """
-    largest = max((abs(value) for value in values if value is not None and value != 0), default=0.5)
+    largest = max((abs(value) for value in values if value and math.isfinite(value)), default=0.5)
     return max(0, min(5, significant - 1 - math.floor(math.log10(largest))))
 
 
@@ -23,7 +23,7 @@ def fixed(value: float | None, places: int) -> str:
     >>> fixed(-0.5, 2), fixed(None, 2)
     ('−0.50', 'undefined')
     """
-    if value is None:
+    if value is None or not math.isfinite(value):
         return UNDEFINED
     return _not_negative_zero(f"{value:.{places}f}").replace("-", MINUS)
 

@@ -85,8 +85,8 @@ class Row:
     @property
     def lower_on_average(self) -> tuple[str, ...]:
         """Tasks whose mean is on the worse side of the baseline's, within noise or not."""
-        changes = {task: score.relative or score.difference for task, score in self.scores.items()}
-        return tuple(task for task, change in changes.items() if change and change.mean is not None and change.mean < 0)
+        means = {task: score.relative.mean for task, score in self.scores.items() if score.relative}
+        return tuple(task for task, mean in means.items() if mean is not None and mean < 0)
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,8 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
     return {"data": traces, "layout": layout}
 
 
-def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]) -> Spec:
-    """Mean cosines between tasks, from -1 to 1."""
+def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]], most: float) -> Spec:
+    """Mean cosines between tasks, coloured from -most to most."""
     layout = _layout()
     layout["height"] = 110 + 24 * len(tasks)
     layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category", "dtick": 1}
@@ -206,8 +206,8 @@ def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]
         "x": list(tasks),
         "y": list(tasks),
         "z": [[None if value is None else _rounded(value) for value in row] for row in values],
-        "zmin": -1,
-        "zmax": 1,
+        "zmin": -most,
+        "zmax": most,
         "colorscale": [[0, "$conflict"], [0.5, "$ground"], [1, "$agree"]],
         "xgap": 1,
         "ygap": 1,
@@ -215,7 +215,7 @@ def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]
         "colorbar": {
             "thickness": 8,
             "outlinewidth": 0,
-            "tickvals": [-1, 0, 1],
+            "tickvals": [-most, 0, most],
             "tickfont": {"color": "$muted", "size": 11},
         },
     }

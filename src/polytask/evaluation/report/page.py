@@ -113,8 +113,9 @@ def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
     page.add(f'<div class="pair">{"".join(_panel(page, panel) for panel in pair)}</div>')
     look = looks([row.name for row in table.rows], table.baseline)
     names = [task.name for task in table.tasks]
+    drawn_tasks = panels.drawn_tasks(table)
     drawn = [
-        panels.curves_panel(study.variants, panels.drawn_tasks(table), look, len(names)),
+        panels.curves_panel(study.variants, drawn_tasks, look, panels.most_changed_words(len(drawn_tasks), len(names))),
         panels.cosines_panel(study.variants, names),
         panels.weights_panel(study.variants, names),
     ]
@@ -136,8 +137,9 @@ def _runs_section(page: Page, runs: Sequence[Run], several: bool) -> None:
     look: Mapping[str, Look] = looks([variant.name for variant in variants])
     tasks = _tasks_of(runs)
     names = [task.name for task in tasks]
+    first = f" The first {panels.MOST_TASKS} of {len(tasks):,} tasks." if len(tasks) > panels.MOST_TASKS else ""
     drawn = [
-        panels.curves_panel(variants, tasks[: panels.MOST_TASKS], look, len(tasks)),
+        panels.curves_panel(variants, tasks[: panels.MOST_TASKS], look, first),
         panels.losses_panel(variants, tasks[: panels.MOST_TASKS], look),
         panels.cosines_panel(variants, names),
         panels.weights_panel(variants, names),

@@ -1,9 +1,11 @@
 """Groups of small figures under one heading: what is drawn, its legend, and what a reader sees in it, in words."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from polytask.evaluation.delta import Estimate
 from polytask.evaluation.formatting import counted, decimals, fixed, listed, percent
 from polytask.evaluation.report.figures import (
     CostPoint,
@@ -24,6 +26,9 @@ MOST_TASKS = 12
 
 MOST_PAIRS = 6
 """Lines of cosines in one figure."""
+
+MOST_TASKS_OF_A_MATRIX = 40
+"""With more, the names of a matrix would cover one another."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,7 @@ def differences_panel(table: Comparison) -> Panel | None:
     points: dict[str, list[tuple[float, float, float] | None]] = {}
     for row in table.variants:
         changes = [row.scores[task].relative for task in tasks]
-        points[row.name] = [
-            None if c is None or c.mean is None else (c.mean, c.low or c.mean, c.high or c.mean) for c in changes
-        ]
+        points[row.name] = [None if c is None or c.mean is None else _with_interval(c) for c in changes]
     if not any(value for values in points.values() for value in values):
         return None
     names = [row.name for row in table.variants]
@@ -74,7 +77,7 @@ def differences_panel(table: Comparison) -> Panel | None:
     )
     caption = "Right of the line is better than a model of its own, whichever way the metric runs. Bars: 95 % interval."
     plot = Plot("Change by task", label, differences_figure(tasks, points, look))
-    caption += _shown(len(tasks), len(table.tasks))
+    caption += most_changed_words(len(tasks), len(table.tasks))
     return Panel("Who gains, who pays", caption, {name: look[name] for name in points}, (plot,), wide=True)
 
 
@@ -105,13 +108,14 @@ def cost_panel(table: Comparison) -> Panel | None:
 
 
 def curves_panel(
-    variants: Sequence[Variant], tasks: Sequence[DrawnTask], look: Mapping[str, Look], total: int
+    variants: Sequence[Variant], tasks: Sequence[DrawnTask], look: Mapping[str, Look], shown: str
 ) -> Panel | None:
-    """The validation metric by step, a figure a task."""
-    plots = []
+    """The validation metric by step, a figure a task; `shown` says which tasks these are, if not all."""
+    plots, empty = [], []
     for task in tasks:
         lines = _by_variant(variants, lambda stream, task=task: stream.metrics.get(task.name, {}).get(task.metric, {}))
         if not lines:
+            empty.append(task.name)
             continue
         places = decimals([row.mean[-1] for row in lines.values()])
         ends = "; ".join(f"{name} ends at {fixed(row.mean[-1], places)}" for name, row in lines.items())
@@ -127,7 +131,8 @@ def curves_panel(
         return None
     cut = any("range" in plot.spec["layout"]["yaxis"] for plot in plots)
     axes = " The value axes leave out the steep first fifth of the steps." if cut else ""
-    caption = f"The validation metric while training.{axes}{_seeds(variants)}{_shown(len(plots), total)}"
+    caption = f"The validation metric while training.{axes}{_seeds(variants)}{shown}"
+    caption += f" Never defined: {escape(listed(empty))}." if empty else ""
     return Panel("Learning curves", caption, {v.name: look[v.name] for v in variants}, tuple(plots))
 
 
@@ -148,10 +153,11 @@ def losses_panel(variants: Sequence[Variant], tasks: Sequence[DrawnTask], look: 
 
 def weights_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | None:
     """Loss weights by step, a figure a variant; a variant that never moves them is named instead."""
-    look = looks(tasks, first=3)
+    drawn = tasks[:MOST_TASKS]
+    look = looks(drawn, first=3)
     plots, constant = [], []
     for variant in variants:
-        found = {task: line([stream.weights.get(task, {}) for stream in variant.streams]) for task in tasks}
+        found = {task: line([stream.weights.get(task, {}) for stream in variant.streams]) for task in drawn}
         lines = {task: row for task, row in found.items() if row is not None}
         if not lines or variant.is_baseline:
             continue
@@ -164,7 +170,8 @@ def weights_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | 
     if not plots:
         return None
     still = f" Constant under {escape(listed(constant))}, so not drawn." if constant else ""
-    caption = f"What each task's loss was multiplied by.{still}{_thinned(variants)}{_seeds(variants)}"
+    first = f" The first {len(drawn)} of {len(tasks):,} tasks are drawn." if len(drawn) < len(tasks) else ""
+    caption = f"What each task's loss was multiplied by.{still}{first}{_thinned(variants)}{_seeds(variants)}"
     return Panel("Loss weights", caption, look, tuple(plots))
 
 
@@ -191,29 +198,40 @@ def cosines_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | 
         )
         label = f"Cosines between the gradients of tasks under {variant.name} by step; means over training: {shown}."
         plots.append(Plot(escape(variant.name), label, lines_figure(lines, look, zero=True)))
-    if len(lowest) > MOST_PAIRS:
-        plots += [_matrix(name, pairs, tasks) for name, pairs in means.items()]
-    caption = _cosine_words(means, len(drawn), len(lowest)) + _thinned(variants) + _seeds(variants)
+    with_matrices = len(lowest) > MOST_PAIRS and len(tasks) <= MOST_TASKS_OF_A_MATRIX
+    if with_matrices:
+        plots += _matrices(means, tasks)
+    caption = _cosine_words(means, len(drawn), len(lowest), with_matrices) + _thinned(variants) + _seeds(variants)
     return Panel("Do the gradients agree?", caption, look, tuple(plots))
 
 
-def _cosine_words(means: Mapping[str, Mapping[tuple[str, str], float]], drawn: int, total: int) -> str:
+def _cosine_words(
+    means: Mapping[str, Mapping[tuple[str, str], float]], drawn: int, total: int, with_matrices: bool
+) -> str:
     variant, pair, value = min(
         ((name, pair, value) for name, pairs in means.items() for pair, value in pairs.items()),
         key=lambda found: found[2],
     )
     text = "Cosines between the tasks' gradients; below zero, a step that helps one hurts the other. "
     text += f"Lowest on average: {escape(_pair(pair))}, {fixed(value, 2)} under {escape(variant)}."
-    return text + (
-        f" The {drawn} lowest of {total} pairs are drawn; the matrices hold the means of all." if drawn < total else ""
-    )
+    if drawn < total:
+        text += f" The {drawn} lowest of {total:,} pairs are drawn"
+        text += "; the matrices hold the means of all." if with_matrices else "."
+    return text
 
 
-def _matrix(name: str, pairs: Mapping[tuple[str, str], float], tasks: Sequence[str]) -> Plot:
-    values = [[1.0 if a == b else pairs.get((a, b), pairs.get((b, a))) for b in tasks] for a in tasks]
-    lowest = min(pairs, key=lambda pair: pairs[pair])
-    label = f"Mean cosines between all tasks under {name}; the lowest is {_pair(lowest)}, {pairs[lowest]:.2f}."
-    return Plot(f"{escape(name)} <small>mean over training</small>", label, matrix_figure(tasks, values))
+def _matrices(means: Mapping[str, Mapping[tuple[str, str], float]], tasks: Sequence[str]) -> list[Plot]:
+    """One a variant on one colour scale. The diagonal is left empty: a cosine of 1 with itself says nothing."""
+    # To the next tenth above the largest, so that small cosines keep their colour.
+    most = math.ceil(10 * max(abs(value) for pairs in means.values() for value in pairs.values()) + 1e-9) / 10
+    plots = []
+    for name, pairs in means.items():
+        values = [[pairs.get((a, b), pairs.get((b, a))) for b in tasks] for a in tasks]
+        lowest = min(pairs, key=lambda pair: pairs[pair])
+        label = f"Mean cosines between all tasks under {name}; the lowest is {_pair(lowest)}, {pairs[lowest]:.2f}."
+        heading = f"{escape(name)} <small>mean over training</small>"
+        plots.append(Plot(heading, label, matrix_figure(tasks, values, min(most, 1.0))))
+    return plots
 
 
 def _mean_cosines(variants: Sequence[Variant]) -> dict[str, dict[tuple[str, str], float]]:
@@ -249,8 +267,14 @@ def drawn_tasks(table: Comparison) -> list[DrawnTask]:
     return [DrawnTask(n, about[n].metric, "↑" if about[n].higher_is_better else "↓") for n in _most_changed(table)]
 
 
-def _mean(value: object) -> float | None:
-    return getattr(value, "mean", None)
+def _mean(value: Estimate | None) -> float | None:
+    return value.mean if value else None
+
+
+def _with_interval(value: Estimate) -> tuple[float, float, float]:
+    """(mean, low, high); without an interval all three are the mean."""
+    mean = value.mean or 0.0
+    return mean, mean if value.low is None else value.low, mean if value.high is None else value.high
 
 
 def _pair(pair: tuple[str, str]) -> str:
@@ -277,5 +301,5 @@ def _thinned(variants: Sequence[Variant]) -> str:
     return f" A point is the mean over up to {widest} steps." if widest > 1 else ""
 
 
-def _shown(shown: int, total: int) -> str:
+def most_changed_words(shown: int, total: int) -> str:
     return f" The {shown} of {total} tasks that changed most are drawn; the table has all." if shown < total else ""
