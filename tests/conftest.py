@@ -37,6 +37,8 @@ def chromium() -> str:
 @pytest.fixture
 def untouched_random_state() -> Iterator[None]:
     """Fails a test that moves Python's, numpy's or torch's global random state."""
+    import sklearn.datasets  # noqa: F401 (the first import draws from Python's generator, which is not ours to mend)
+
     before = _random_states()
     yield
     moved = [name for name, state in _random_states().items() if state != before[name]]

@@ -38,6 +38,11 @@ class SplitSpec(_Strict):
             (kind for kind in ("column", "time", "group", "scaffold") if getattr(self, kind) is not None), "fractions"
         )
 
+    @property
+    def by(self) -> str:
+        """The column that decides; without one ("fractions"), no column at all."""
+        return getattr(self, self.kind) if self.kind != "fractions" else ""
+
     @model_validator(mode="after")
     def _check(self) -> "SplitSpec":
         ways = [kind for kind in ("column", "time", "group", "scaffold") if getattr(self, kind) is not None]

@@ -178,7 +178,7 @@ def _feature_kind(series: pl.Series) -> str:
             return "morgan"
         if not is_free_text(series):
             return "categorical"
-        return "text" if known.str.count_matches(r"\S+").mean() >= _WORDS else "drop"
+        return "text" if known.str.count_matches(r"\S+").to_numpy().mean() >= _WORDS else "drop"
     if series.dtype.is_integer() and _is_identifier(series):
         return "drop"
     if isinstance(series.dtype, pl.List | pl.Array):
@@ -187,7 +187,7 @@ def _feature_kind(series: pl.Series) -> str:
 
 
 def _looks_like_smiles(texts: pl.Series) -> bool:
-    share: Callable[[str], float] = lambda pattern: float(texts.str.contains(pattern).mean() or 0)  # noqa: E731
+    share: Callable[[str], float] = lambda pattern: float(texts.str.contains(pattern).to_numpy().mean())  # noqa: E731
     return is_free_text(texts) and share(_SMILES) > 0.95 and share(_SMILES_SIGNS) > 0.5
 
 

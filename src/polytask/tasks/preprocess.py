@@ -60,10 +60,8 @@ class Preprocessor:
         for key in ("numeric", "bits"):
             if self._with_key(key):
                 shapes[key] = (sum(feature.width for feature in self._with_key(key)),)
-        shapes |= {feature.key: tuple(feature.shape) for feature in self.features if hasattr(feature, "shape")}
+        shapes |= {feature.key: tuple(feature.shape) for feature in self._with_shape()}
         cardinalities = tuple(feature.cardinality for feature in self._with_key("categorical"))
-        if cardinalities:
-            shapes["categorical"] = (len(cardinalities),)
         return InputSchema(shapes=shapes, cardinalities=cardinalities, text=bool(self._with_key("input_ids")))
 
     def transform(self, frame: pl.DataFrame, place: Place | None = None) -> dict[str, Tensor | Ragged]:
@@ -84,9 +82,8 @@ class Preprocessor:
             for number, feature in enumerate(categorical):
                 indices[:, number] = feature.encode(frame, place)
             inputs["categorical"] = torch.from_numpy(indices)
-        for feature in self.features:
-            if hasattr(feature, "shape"):
-                inputs[feature.key] = torch.from_numpy(np.ascontiguousarray(feature.encode(frame, place)))
+        for feature in self._with_shape():
+            inputs[feature.key] = torch.from_numpy(np.ascontiguousarray(feature.encode(frame, place)))
         for feature in self._with_key("input_ids"):
             inputs |= feature.encode(frame, place)
         return inputs
@@ -128,6 +125,9 @@ class Preprocessor:
 
     def _dropping(self) -> list[Any]:
         return [feature for feature in self.features if getattr(feature.options, "invalid", "error") == "drop"]
+
+    def _with_shape(self) -> list[Any]:
+        return [feature for feature in self.features if hasattr(feature, "shape")]
 
     def _with_key(self, key: str) -> list[Any]:
         return [feature for feature in self.features if feature.key == key]

@@ -67,7 +67,7 @@ def sample(assignment: np.ndarray, rows: int | RowsSpec | None, seed: int) -> np
 
 
 def _by_column(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str) -> np.ndarray:
-    values = frame[spec.column].cast(pl.String)
+    values = frame[spec.by].cast(pl.String)
     if any(getattr(spec, split) is not None for split in SPLITS):
         meaning = {}
         for number, split in enumerate(SPLITS):
@@ -94,7 +94,7 @@ def _by_fractions(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str
 
 def _by_time(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str) -> np.ndarray:
     """Rows of one moment stay together, in the earlier split."""
-    times = frame[spec.time]
+    times = frame[spec.by]
     _no_missing(times, where)
     moments = times.rank("dense").to_numpy().astype(np.int64) - 1
     rows_until = np.cumsum(np.bincount(moments)) - 1  # position, in time order, of the last row of each moment
@@ -104,7 +104,7 @@ def _by_time(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str) -> 
 
 def _by_group(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str) -> np.ndarray:
     """Whole groups in random order, until a split has its share of the rows."""
-    groups = frame[spec.group]
+    groups = frame[spec.by]
     _no_missing(groups, where)
     codes = groups.rank("dense").to_numpy().astype(np.int64) - 1
     return _whole_groups(codes, noise.permutation(int(codes.max(initial=-1)) + 1), spec)
@@ -114,7 +114,7 @@ def _by_scaffold(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str)
     """Scaffolds from the most to the least frequent, as in MoleculeNet (Wu et al. 2018): rare ones end in test."""
     from polytask.tasks.features.molecules import scaffolds
 
-    codes = scaffolds(frame[spec.scaffold], where)
+    codes = scaffolds(frame[spec.by], where)
     size = np.bincount(codes)  # codes number the scaffolds in the order of their first rows, which breaks ties
     return _whole_groups(codes, np.argsort(-size, kind="stable"), spec)
 

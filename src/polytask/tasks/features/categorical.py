@@ -57,7 +57,7 @@ class Categorical:
         return feature
 
 
-def value_type(dtype: pl.DataType) -> str:
+def value_type(dtype: pl.DataType | pl.datatypes.DataTypeClass) -> str:
     """The name in `_TYPES` under which the values of such a column are kept."""
     if dtype.is_integer():
         return "integer"

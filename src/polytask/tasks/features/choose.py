@@ -48,7 +48,7 @@ def choose_features(
     for column in sample.columns:
         if column in second_texts:
             continue
-        options = said.get(column) or guess(sample[column], where, has_tokenizer=tokenizer is not None)
+        options: Any = said.get(column) or guess(sample[column], where, has_tokenizer=tokenizer is not None)
         if isinstance(options, TextOptions):
             if tokenizer is None:
                 raise MissingInput(
@@ -58,7 +58,7 @@ def choose_features(
         elif isinstance(options, ImageOptions):
             features.append(FEATURES["image"](column, options, root))
         else:
-            features.append(FEATURES[options.kind](column, options))  # type: ignore[attr-defined]
+            features.append(FEATURES[options.kind](column, options))
     return features
 
 

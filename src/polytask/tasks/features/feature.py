@@ -33,11 +33,15 @@ class Feature(Protocol):
 
     Attributes:
         kind: its name in recipes.
+        key: the input that it is a part of, or all of.
         columns: the columns it reads.
+        options: what the recipe said.
     """
 
     kind: str
+    key: str
     columns: tuple[str, ...]
+    options: Any
 
     def observe(self, frame: pl.DataFrame, place: Place) -> None: ...
 

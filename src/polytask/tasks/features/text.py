@@ -104,7 +104,7 @@ def read_tokenizer(source: str) -> str:
         raise DataError(
             f"{source!r}: no tokenizer there; allowed: a directory with {TOKENIZER_FILE} ({first_line})"
         ) from error
-    if not tokenizer.is_fast:
+    if tokenizer is None or not tokenizer.is_fast:
         raise DataError(f"the tokenizer in {source!r} has no fast version; allowed: a directory with {TOKENIZER_FILE}")
     return tokenizer.backend_tokenizer.to_str()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.errors import MissingInput
-from polytask.tasks.data_spec import SourceSpec, SplitSpec
+from polytask.tasks.data_spec import RowsSpec, SourceSpec, SplitSpec
 from polytask.tasks.origins import missing_file
 from polytask.tasks.sources.arrays import rows_from_npz, rows_from_python
 from polytask.tasks.sources.raw import FrameRows, RawRows
@@ -70,7 +70,7 @@ def effective_split(spec: SourceSpec) -> SplitSpec:
 def _builtin(name: str, spec: SourceSpec) -> FrameRows:
     from polytask.tasks.sources.multidigits import DEFAULT_ROWS, multidigits
 
-    wanted = {} if spec.rows is None else spec.rows.model_dump(exclude_none=True)  # type: ignore[union-attr]
+    wanted = spec.rows.model_dump(exclude_none=True) if isinstance(spec.rows, RowsSpec) else {}
     return FrameRows(multidigits(DEFAULT_ROWS | wanted, spec.seed), f"source {name!r} (builtin multidigits)")
 
 

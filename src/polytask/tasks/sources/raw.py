@@ -19,9 +19,11 @@ class RawRows(Protocol):
     """
 
     where: str
-    schema: dict[str, pl.DataType]
     bytes: int
     assignment: np.ndarray | None
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]: ...
 
     def __len__(self) -> int: ...
 

@@ -88,7 +88,7 @@ def read_table(path: Path, text_columns: list[str] | None = None) -> pl.DataFram
     """A whole table; `text_columns` are kept as text where a CSV file would be read as numbers."""
     table = open_table(Path(path))
     if table.files[0].suffix.lower() == ".csv" and text_columns:
-        kept = {column: pl.String for column in text_columns if column in table.schema}
+        kept: dict[str, type[pl.DataType]] = {column: pl.String for column in text_columns if column in table.schema}
         return pl.concat([_scan(file, kept) for file in table.files], how="vertical_relaxed").collect()
     return table.read(list(table.schema))
 
