@@ -2,6 +2,7 @@ import json
 
 import polars as pl
 import pytest
+import torch
 
 from polytask.core.errors import CheckpointError, DataError, MissingInput
 from polytask.tasks.data import DataSpec, load_data, read_inputs
@@ -49,7 +50,7 @@ def test_each_source_gives_token_ids_padded_by_batch(load):
     inputs = data.sources["cr"].preprocessor.transform(
         pl.DataFrame({"text": ["good film", "", None, "a strange book"]})
     )
-    index = __import__("torch").arange(4)
+    index = torch.arange(4)
     assert inputs["input_ids"].padded(index).tolist() == [[2, 4, 0], [0, 0, 0], [0, 0, 0], [6, 1, 5]]
     assert inputs["attention_mask"].padded(index).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1]]
     batch = data.sources["mr"].splits["train"].batch(range(3))

@@ -52,14 +52,18 @@ def test_ten_thousand_images_take_about_a_second():
     assert time.perf_counter() - start < 5  # about 0.1 s on an idle machine
 
 
-def test_load(untouched_random_state):
-    rows = {"train": 60, "valid": 20, "test": 20}
+def test_loading_leaves_the_global_random_state(untouched_random_state):
+    load_data(DataSpec(builtin="multidigits", rows={"train": 400}), TASKS, data_dir=None, beside=None)
+
+
+def test_load():
+    rows = {"train": 400, "valid": 20, "test": 20}
     data = load_data(DataSpec(builtin="multidigits", rows=rows, seed=1), TASKS, data_dir=None, beside=None)
     source = data.sources["data"]
     assert {split: len(examples) for split, examples in source.splits.items()} == rows
     assert source.schema.shapes == {"image": (1, 28, 28)}
     batch = source.splits["valid"].batch(np.array([0, 5]))
-    assert batch.rows.tolist() == [60, 65]  # row numbers in the source
+    assert batch.rows.tolist() == [400, 405]  # row numbers in the source
     assert batch.inputs["image"].min() >= 0
     assert batch.inputs["image"].max() <= 1
     units = batch.labels["sum"] * data.targets["sum"].std + data.targets["sum"].mean
