@@ -8,6 +8,7 @@ from torch import nn
 
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.rules import RuleSpec, find
+from polytask.evaluation.report.page import write_report
 from polytask.recipes.reading import Read, read_recipe
 from polytask.sharing import SHARING
 from polytask.studies.compare import BASELINE, Budget, Variant
@@ -61,7 +62,8 @@ def compare(
     settings: Mapping[str, Any] | Sequence[str] = (),
     listeners: Sequence[Listener] = (),
 ) -> dict[str, Any]:
-    """Trains single-task baselines and each variant under one budget; returns what DIR/results.json holds.
+    """Trains single-task baselines and each variant under one budget, writes DIR with its report.html, and returns what
+    DIR/results.json holds.
 
     Args:
         rules, sharing: names to try; each rule with each architecture, and with each value of `vary`.
@@ -83,7 +85,9 @@ def compare(
         tuple(range(wanted.seeds if seeds is None else seeds)),
         tuple(wanted.learning_rate_multiples if learning_rate_multiples is None else learning_rate_multiples),
     )
-    return run_comparison(variants, base, budget, Path(out), listeners=listeners, recipe=read.recipe.resolved())
+    results = run_comparison(variants, base, budget, Path(out), listeners=listeners, recipe=read.recipe.resolved())
+    write_report([Path(out)], Path(out) / "report.html")
+    return results
 
 
 def make_job(

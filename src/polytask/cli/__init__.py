@@ -1,0 +1,38 @@
+"""The command line. Every heavy import is inside the command that needs it, so that `polytask --help` stays light."""
+
+from typing import Annotated
+
+import typer
+
+import polytask
+from polytask.cli import demo
+from polytask.cli.command import register
+
+app = typer.Typer(
+    help=polytask.__doc__.splitlines()[0] if polytask.__doc__ else None,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+register(app, "demo", demo.demo, examples=demo.EXAMPLES)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polytask {polytask.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _polytask(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point `polytask`."""
+    app(prog_name="polytask")
