@@ -1,0 +1,72 @@
+"""Checks at the limits: one task, identical tasks, zero vectors, empty and 0-d tensors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from polytask.core.rules import RuleSpec
+from polytask.core.state import Rule
+from polytask.testing.examples import Example, examples
+from polytask.testing.trial import outcome
+
+
+def one_task_keeps_its_vector(spec: RuleSpec) -> None:
+    """A single task's vector comes back as it is, of unit norm, or, where losses are weighed, times some number."""
+    for example in examples():
+        if len(example.vectors) == 1:
+            _same_direction(spec, example, example.vectors[0], tasks=1)
+
+
+def identical_tasks_agree(spec: RuleSpec) -> None:
+    """Tasks with one and the same vector: their sum, mean or direction, as the rule's scale says."""
+    for example in examples():
+        if example.name.startswith("identical"):
+            same = Example(example.name, example.vectors, torch.ones_like(example.losses))
+            _same_direction(spec, same, example.vectors[0], tasks=len(example.vectors))
+
+
+def zero_vectors_are_harmless(spec: RuleSpec) -> None:
+    """Nothing but zeros gives zeros; a zero vector among others leaves the result finite."""
+    for example in examples():
+        found = outcome(spec, example).combined
+        if example.name.startswith("zero"):
+            assert (found == 0).all(), f"{example.name}: the result is not zero"
+        elif example.name.startswith("one zero task"):
+            assert found.isfinite().all(), f"{example.name}: the result is not finite"
+
+
+def empty_and_scalar_tensors_work(spec: RuleSpec) -> None:
+    """Parameters without elements, with one, and without dimensions."""
+    tasks = ["a", "b", "c"]
+    for shape in ((), (0,), (1,), (2, 0), (1, 1, 1)):
+        stack = torch.arange(1.0, 4.0, dtype=torch.float64).view(3, *[1] * len(shape)).expand(3, *shape).clone()
+        flat = stack.flatten(1) if shape else stack[:, None]
+        given = {"losses": torch.ones(3, dtype=torch.float64), "gram": flat @ flat.T, "stack": stack}
+        output = Rule(spec, tasks)(tasks, *(given[need] for need in spec.needs))
+        wanted = shape if spec.returns == "combined" else (3,)
+        assert tuple(output.shape) == wanted, f"parameters of shape {shape}: the result has shape {tuple(output.shape)}"
+        assert output.isfinite().all(), f"parameters of shape {shape}: the result is not finite"
+
+
+def _same_direction(spec: RuleSpec, example: Example, vector: Tensor, tasks: int) -> None:
+    found = outcome(spec, example).combined
+    size = float(vector.norm())
+    if spec.needs == ("losses",):
+        factor = float(found @ vector) / size**2 if size else 1.0
+        assert factor > 0, f"{example.name}: the result is {factor:g} times the vector"
+    else:
+        factor = {"sum": float(tasks), "mean": 1.0, "unit": 1 / size if size else 0.0}[spec.scale]
+    error = float((found - factor * vector).norm())
+    assert error <= 1e-6 * max(factor, 1.0) * size, f"{example.name}: the result is not {factor:g} times the vector"
+
+
+CHECKS: dict[str, Callable[[RuleSpec], None]] = {
+    check.__name__: check
+    for check in (
+        one_task_keeps_its_vector,
+        identical_tasks_agree,
+        zero_vectors_are_harmless,
+        empty_and_scalar_tensors_work,
+    )
+}

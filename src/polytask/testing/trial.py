@@ -1,0 +1,65 @@
+"""Runs a rule on an example, through as many steps as its state needs to matter."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polytask.core.noise import Noise
+from polytask.core.rules import RuleSpec
+from polytask.core.state import Rule
+from polytask.testing.examples import Example
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule made of an example: the combined vector [P] and, for weights rules, the weights [T]."""
+
+    combined: Tensor
+    weights: Tensor | None
+
+
+def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor) -> list[Tensor]:
+    """The rule's inputs in its order, none of which shares memory with the arguments."""
+    made = {
+        "losses": lambda: losses.clone(),
+        "gram": lambda: vectors @ vectors.T,
+        "stack": lambda: vectors.clone(),
+    }
+    return [made[need]() for need in spec.needs]
+
+
+def history(spec: RuleSpec, example: Example) -> list[tuple[Tensor, Tensor]]:
+    """Losses and vectors of the steps that end with the example; a rule without state needs only the last one."""
+    steps = []
+    for step in range(3 if spec.init else 0):
+        noise = Noise(3, example.name, step)
+        factor = torch.from_numpy(0.5 + noise.uniform(len(example.losses)))
+        steps.append((example.losses * factor, example.vectors * factor[:, None]))
+    return [*steps, (example.losses, example.vectors)]
+
+
+def play(rule: Rule, tasks: Sequence[str], steps: Sequence[tuple[Tensor, Tensor]]) -> Outcome:
+    """Calls the rule for each step, with an epoch after each; the outcome of the last one."""
+    assert steps
+    for losses, vectors in steps:
+        output = rule(tasks, *inputs(rule.spec, losses, vectors))
+        rule.advance()
+        rule.after_step(tasks, 0.9 * losses)
+        rule.after_epoch()
+    if rule.spec.returns == "combined":
+        return Outcome(output, None)
+    return Outcome(output.to(vectors.dtype) @ vectors, output)
+
+
+def outcome(spec: RuleSpec, example: Example, *, scales: Tensor | None = None, order: Tensor | None = None) -> Outcome:
+    """The rule on an example whose tasks are scaled (losses and vectors, at every step) or reordered."""
+    steps = history(spec, example)
+    if scales is not None:
+        steps = [(losses * scales, vectors * scales[:, None]) for losses, vectors in steps]
+    if order is not None:
+        steps = [(losses[order], vectors[order]) for losses, vectors in steps]
+    return play(Rule(spec, example.tasks), example.tasks, steps)
