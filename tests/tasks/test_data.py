@@ -1,6 +1,8 @@
 """Sources, tasks and features together, on small tables made here."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -150,3 +152,9 @@ def test_zero_and_one_as_floats_with_missing_labels(tmp_path):
     data = load_data(DataSpec(), [Task(name="a", kind="binary")], data_dir=None, beside=None, datasets={"data": frame})
     train = data.sources["data"].splits["train"]
     assert (train.present["a"] == (train.rows % 4 != 2)).all()
+
+
+def test_the_schema_of_the_recipe_loads_without_heavy_packages():
+    code = "import sys, polytask.tasks.data_spec; print([m for m in ('polars', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -5,7 +5,7 @@ import polars as pl
 import torch
 
 from polytask.tasks.examples import Examples
-from polytask.tasks.features import Place
+from polytask.tasks.features.feature import Place
 from polytask.tasks.preprocess import Preprocessor
 from polytask.tasks.target import Target
 

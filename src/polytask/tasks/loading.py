@@ -12,8 +12,8 @@ from polytask.core.errors import DataError, UnknownName
 from polytask.tasks.data_spec import SPLITS, SourceSpec, StreamSpec
 from polytask.tasks.encoding import encode, needed_columns
 from polytask.tasks.examples import Examples
-from polytask.tasks.features import Place
 from polytask.tasks.features.choose import choose_features
+from polytask.tasks.features.feature import Place
 from polytask.tasks.preprocess import Preprocessor
 from polytask.tasks.sources.opening import effective_split, image_root, open_rows
 from polytask.tasks.sources.raw import RawRows

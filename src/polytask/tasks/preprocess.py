@@ -11,7 +11,8 @@ from torch import Tensor
 from polytask.core.errors import DataError, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.tasks.examples import Ragged
-from polytask.tasks.features import FEATURES, Feature, Place
+from polytask.tasks.features.feature import Feature, Place
+from polytask.tasks.features.kinds import FEATURES
 
 
 class Preprocessor:

@@ -5,7 +5,7 @@ import pytest
 
 from polytask.core.errors import DataError
 from polytask.tasks.data import DataSpec, load_data
-from polytask.tasks.features import Place
+from polytask.tasks.features.feature import Place
 from polytask.tasks.features.morgan import Morgan
 from polytask.tasks.features.options import MorganOptions
 from polytask.tasks.preprocess import Preprocessor

@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 
 from polytask.core.errors import DataError, UnknownName
 from polytask.tasks.examples import Ragged
-from polytask.tasks.features import Place
 from polytask.tasks.features.choose import choose_features
+from polytask.tasks.features.feature import Place
 from polytask.tasks.features.options import AnyOptions
 from polytask.tasks.preprocess import Preprocessor
 

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from polytask.core.errors import DataError, MissingInput
-from polytask.tasks.features import FEATURES, Feature
+from polytask.tasks.features.feature import Feature
+from polytask.tasks.features.kinds import FEATURES
 from polytask.tasks.features.options import (
     ArrayOptions,
     CategoricalOptions,

@@ -1,10 +1,9 @@
-"""Features: one kind a file. Another kind is a file here, its options in options.py and its line in FEATURES."""
+"""The kinds of features. Another kind is a file beside this one, its options in options.py and its name in FEATURES."""
 
 from typing import Any
 
 from polytask.tasks.features.array import Array
 from polytask.tasks.features.categorical import Categorical
-from polytask.tasks.features.feature import Feature, Place
 from polytask.tasks.features.image import Image
 from polytask.tasks.features.morgan import Morgan
 from polytask.tasks.features.multi_hot import MultiHot
@@ -15,5 +14,3 @@ from polytask.tasks.features.vector import Vector
 FEATURES: dict[str, Any] = {
     feature.kind: feature for feature in (Numeric, Categorical, MultiHot, Vector, Array, Image, Morgan, Text)
 }
-
-__all__ = ["FEATURES", "Feature", "Place"]
