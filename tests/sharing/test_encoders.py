@@ -1,16 +1,18 @@
 """The encoders for vectors, images and tables."""
 
+import json
+import re
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from tests.sharing.models import IMAGES, TABLE, TEXT, table_inputs, uniform
 from torch import nn
 
-from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.sharing import ModelSpec
+from polytask.core.validation import validated
+from polytask.sharing import ENCODERS, ModelSpec
 from polytask.sharing.encoders.contract import build, zeros
 from polytask.sharing.encoders.tabular import EmbeddingRule, PackedEmbeddings
 
@@ -174,11 +176,28 @@ def test_inputs_that_do_not_fit_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"kind": "mlp", "hiden_sizes": [3]}, {"kind": "tabular", "dropout": 1.0}, {"sizes": [3]}, 3]
+    "bad, message",
+    [
+        ({"kind": "mlp", "hiden_sizes": [3]}, "model.encoder: no key 'hiden_sizes' (did you mean 'hidden_sizes'?)"),
+        ({"kind": "tabular", "dropout": 1.0}, "model.encoder.dropout is 1.0; allowed: Input should be less than 1"),
+        ({"kind": "tabular", "embedding": {"mst": 3}}, "model.encoder.embedding: no key 'mst' (did you mean 'most'?)"),
+        ({"sizes": [3]}, "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, tabular, transformer) or"),
+        ({"kind": "transformer", "pretrained": "x", "trainable": "most"}, "model.encoder.trainable is 'most'; allowed"),
+        (3, "model.encoder is 3; allowed: a kind"),
+    ],
 )
-def test_options_are_strict(bad: object) -> None:
-    with pytest.raises(ValidationError):
-        ModelSpec.model_validate({"encoder": bad})
+def test_options_are_strict(bad: object, message: str) -> None:
+    with pytest.raises(PolytaskError, match=re.escape(message)):
+        validated(ModelSpec, {"encoder": bad}, "recipe: model")
+
+
+def test_an_editors_schema_has_every_kind_and_its_options() -> None:
+    schema = ModelSpec.model_json_schema()
+    names, *options, nothing = schema["properties"]["encoder"]["anyOf"]
+    assert names == {"enum": ENCODERS.names()}
+    assert [each["properties"]["kind"]["const"] for each in options] == ENCODERS.names()
+    assert nothing == {"type": "null"}
+    assert "experts" in json.dumps(schema["properties"]["sharing"])
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from tests.sharing.models import TEXT, TINY_BERT, text_inputs
 
 from polytask.core.errors import BadValue, CheckpointError, MissingInput
+from polytask.core.validation import validated
 from polytask.sharing import ModelSpec, MultiTaskModel, build_model
 
 pytest.importorskip("transformers")
@@ -198,8 +198,8 @@ def test_a_pretrained_model_that_is_not_there(pretrained: str, message: str, mon
 
 @pytest.mark.parametrize("options", [{}, {"config": TINY_BERT, "pretrained": "x"}])
 def test_exactly_one_origin(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="pretrained and config"):
-        ModelSpec(encoder={"kind": "transformer", **options})
+    with pytest.raises(BadValue, match="pretrained and config"):
+        validated(ModelSpec, {"encoder": {"kind": "transformer", **options}}, "recipe: model")
 
 
 def test_a_real_encoder_from_an_installed_package() -> None:

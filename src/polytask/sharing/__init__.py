@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from polytask.sharing.names import ENCODERS, SHARING
-from polytask.sharing.spec import EncoderOptions, ModelSpec, Options, SharingOptions
+from polytask.sharing.spec import EncoderOptions, ModelSpec, SharingOptions
 
 _LAZY = {  # these import torch, which reading a recipe does not need
     "MultiTaskModel": "polytask.sharing.model",
@@ -21,7 +21,6 @@ __all__ = [
     "EncoderOptions",
     "ModelSpec",
     "MultiTaskModel",
-    "Options",
     "SharingOptions",
     "build_model",
     "describe",

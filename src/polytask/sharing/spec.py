@@ -3,50 +3,57 @@
 This module imports no torch; the class behind a kind is imported when a recipe names it.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from polytask.core.catalogue import Catalogue
 from polytask.core.errors import BadValue
+from polytask.core.validation import Strict, validated
 from polytask.sharing.names import ENCODERS, SHARING
 
 
-class Options(BaseModel):
-    """What every set of options has in common: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EncoderOptions(Options):
+class EncoderOptions(Strict):
     """Options of an encoder; a subclass declares `kind: Literal["its name"]` and its own fields."""
 
     kind: str
 
 
-class SharingOptions(Options):
+class SharingOptions(Strict):
     """Options of a sharing architecture; a subclass declares `kind: Literal["its name"]` and its own fields."""
 
     kind: str
 
 
-class _Variant:
+@dataclass(frozen=True)
+class _Kind:
     """Turns `mlp` or `{kind: mlp, ...}` into the options of the class that the catalogue has under that name."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+    catalogue: Catalogue
 
     def __call__(self, value: Any, info: ValidationInfo) -> Any:
-        if value is None or isinstance(value, Options):
+        where = f"model.{info.field_name}"
+        if value is None or isinstance(value, Strict):
             return value
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-            raise BadValue(f"{info.field_name}", value, f"a mapping with kind: one of {self.catalogue.names()}")
-        return self.catalogue.find(value["kind"]).Options.model_validate(value)
+            raise BadValue(where, value, f"a kind ({', '.join(self.catalogue.names())}) or a mapping with kind")
+        return validated(self.catalogue.find(value["kind"]).Options, value, where)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.__call__).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """For editors: a name, or any of the options in the catalogue."""
+        options = [self.catalogue.find(name).Options.__pydantic_core_schema__ for name in self.catalogue.names()]
+        return {"anyOf": [{"enum": self.catalogue.names()}, *(handler(each) for each in options)]}
 
 
-class ModelSpec(Options):
+class ModelSpec(Strict):
     """What a model is made of.
 
     Attributes:
@@ -56,7 +63,5 @@ class ModelSpec(Options):
     """
 
     init_from: str | None = None
-    encoder: Annotated[SerializeAsAny[EncoderOptions] | None, BeforeValidator(_Variant(ENCODERS))] = None
-    sharing: Annotated[SerializeAsAny[SharingOptions], BeforeValidator(_Variant(SHARING))] = Field(
-        default="hard", validate_default=True
-    )
+    encoder: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
+    sharing: Annotated[SerializeAsAny[SharingOptions], _Kind(SHARING)] = Field(default="hard", validate_default=True)

@@ -6,22 +6,23 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from polytask.core.errors import BadValue, CheckpointError, MissingInput
 from polytask.core.inputs import InputSchema
+from polytask.core.validation import Strict, validated
 from polytask.sharing.encoders import split
 from polytask.sharing.encoders.contract import Encoder, evaluating, require, take
 from polytask.sharing.encoders.pretrained import import_transformers, locate
-from polytask.sharing.spec import EncoderOptions, Options
+from polytask.sharing.spec import EncoderOptions
 
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
 """What architectures call their dropout probabilities in config.json."""
 
 
-class LastLayers(Options):
+class LastLayers(Strict):
     """`trainable: {last: n}`: the last n transformer layers learn; everything below and around them is frozen."""
 
     last: PositiveInt
@@ -55,6 +56,15 @@ class Transformer(Encoder):
         pooling: Literal["mean", "cls"] = "mean"
         normalize: bool = False
         dropout: float | None = Field(default=None, ge=0, lt=1)
+
+        @field_validator("trainable", mode="before")
+        @classmethod
+        def _which_layers(cls, value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return validated(LastLayers, value, "model.encoder.trainable")
+            if value not in ("all", "none") and not isinstance(value, LastLayers):
+                raise BadValue("model.encoder.trainable", value, "all, none or {last: n}")
+            return value
 
         @model_validator(mode="after")
         def _one_origin(self) -> "Transformer.Options":
