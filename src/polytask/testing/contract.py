@@ -123,7 +123,8 @@ def _tensors(state: Any) -> list[Tensor]:
 
 
 def _generators() -> dict[str, object]:
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
+    state: Any = np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
+    _, keys, position, has_gauss, gauss = state
     return {
         "random": random.getstate(),
         "numpy": (keys.tobytes(), position, has_gauss, gauss),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ def refuses_bad_parameters(spec: RuleSpec) -> None:
             continue
         assert parameter.constraint.allows(parameter.default), f"the default of {name} is not allowed"
         for bad in parameter.constraint.bad_values():
-            message = _refusal(lambda bad=bad, name=name: Rule(spec, ["a"], **{name: bad}), PolytaskError)
+            given: dict[str, Any] = {name: bad}
+            message = _refusal(lambda given=given: Rule(spec, ["a"], **given), PolytaskError)
             assert message, f"{name} = {bad!r} is accepted"
             assert name in message, f"the error for {name} = {bad!r} does not name it: {message}"
     assert _refusal(lambda: Rule(spec, ["a"], no_such_parameter=1), UnknownName), "an unknown parameter is accepted"
