@@ -10,7 +10,9 @@ from polytask.core.errors import BadValue, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.evaluation.report.page import write_report
 from polytask.recipes.reading import Read, read_recipe
+from polytask.recipes.schema import Recipe
 from polytask.sharing import SHARING
+from polytask.sharing.encoders.pretrained import locate
 from polytask.studies.compare import BASELINE, Budget, Variant
 from polytask.studies.compare import compare as run_comparison
 from polytask.tasks.data import Data, load_data
@@ -109,7 +111,7 @@ def make_job(
             tasks,
             data_dir=None if data_dir is None else Path(data_dir),
             beside=read.beside,
-            tokenizer=getattr(recipe.model.encoder, "pretrained", None),
+            tokenizer=_tokenizer(recipe),
             datasets=dict(data or {}),
         )
     names = [task.name for task in tasks if task.name in loaded.targets]
@@ -164,6 +166,12 @@ def _variant(
     ]
     name = ", ".join(parts) or job.stages[-1].rule.kind
     return Variant(name, job, dict(combination))
+
+
+def _tokenizer(recipe: Recipe) -> str | None:
+    """Where the tokenizer of the recipe's text encoder is: in the directory of its weights."""
+    pretrained = getattr(recipe.model.encoder, "pretrained", None)
+    return None if pretrained is None else str(locate(pretrained))
 
 
 def _registered(rule: RuleSpec) -> str:
