@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from polytask.tasks.features.options import AnyOptions
+from polytask.tasks.features.options import AnyOptions, NumberOptions, NumericOptions
 
 SPLITS = ("train", "valid", "test")
 
@@ -92,6 +92,7 @@ class SourceSpec(_Strict):
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with
     the paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled
     data. None of these: rows handed over from Python under the source's name.
+    features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
     rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has
     one class in training. stream: null streams tables above 2 GB on disk, true or {buffer_rows: N} always, false never.
     """
@@ -104,6 +105,7 @@ class SourceSpec(_Strict):
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)
+    numeric: NumberOptions = NumericOptions()
     degenerate: Literal["error", "drop", "keep"] = "error"
     stream: Annotated[StreamSpec | Literal[False] | None, BeforeValidator(_stream)] = None
     rows: Annotated[int, Field(ge=1)] | RowsSpec | None = None

@@ -59,6 +59,7 @@ def load_source(
         first.select(columns),
         spec.features,
         where=rows.where,
+        numeric=spec.numeric,
         tokenizer=tokenizer,
         root=image_root(spec, data_dir, beside),
     )

@@ -16,6 +16,7 @@ from polytask.tasks.features.options import (
     MultiHotOptions,
     NumericOptions,
     Options,
+    PiecewiseLinearOptions,
     TextOptions,
     VectorOptions,
 )
@@ -30,6 +31,7 @@ def choose_features(
     said: Mapping[str, Options],
     *,
     where: str,
+    numeric: NumericOptions | PiecewiseLinearOptions | None = None,
     tokenizer: str | None = None,
     root: Path | None = None,
 ) -> list[Feature]:
@@ -39,6 +41,7 @@ def choose_features(
         sample: training rows (some suffice), without the columns that are no features.
         said: column -> options, from the recipe.
         where: the source, for messages.
+        numeric: options of the number columns that `said` leaves out.
         tokenizer: directory or hub id; given when the encoder reads text, and then free text is a text feature.
         root: folder of the images that paths name.
 
@@ -50,6 +53,8 @@ def choose_features(
         if column in second_texts:
             continue
         options: Any = said.get(column) or guess(sample[column], where, has_tokenizer=tokenizer is not None)
+        if column not in said and numeric is not None and isinstance(options, NumericOptions):
+            options = numeric
         if isinstance(options, TextOptions):
             if tokenizer is None:
                 raise MissingInput(

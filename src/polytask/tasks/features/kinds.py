@@ -8,9 +8,11 @@ from polytask.tasks.features.image import Image
 from polytask.tasks.features.morgan import Morgan
 from polytask.tasks.features.multi_hot import MultiHot
 from polytask.tasks.features.numeric import Numeric
+from polytask.tasks.features.piecewise_linear import PiecewiseLinear
 from polytask.tasks.features.text import Text
 from polytask.tasks.features.vector import Vector
 
 FEATURES: dict[str, Any] = {
-    feature.kind: feature for feature in (Numeric, Categorical, MultiHot, Vector, Array, Image, Morgan, Text)
+    feature.kind: feature
+    for feature in (Numeric, PiecewiseLinear, Categorical, MultiHot, Vector, Array, Image, Morgan, Text)
 }

@@ -16,6 +16,13 @@ class NumericOptions(Options):
     standardise: bool = True
 
 
+class PiecewiseLinearOptions(Options):
+    """A number a row, coded by how far it has gone through each interval between `bins` + 1 quantiles of training."""
+
+    kind: Literal["piecewise_linear"] = "piecewise_linear"
+    bins: int = Field(default=48, ge=1)
+
+
 class CategoricalOptions(Options):
     """An index a row. Values that fewer than `minimum_count` training rows have count as unseen."""
 
@@ -78,8 +85,13 @@ def _spelled_out(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+NumberOptions = Annotated[
+    NumericOptions | PiecewiseLinearOptions, Field(discriminator="kind"), BeforeValidator(_spelled_out)
+]
+
 AnyOptions = Annotated[
     NumericOptions
+    | PiecewiseLinearOptions
     | CategoricalOptions
     | MultiHotOptions
     | VectorOptions
