@@ -1,0 +1,97 @@
+"""Two gloo processes take the steps of one process with the whole batch, and stay bit-equal."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as distributed
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+
+import polytask
+from polytask.core.errors import NotFinite
+
+TASKS = ["a", "b", "c"]
+RULES = ["equal", "uncertainty", "pcgrad", "upgrad"]
+ROWS = 12
+# step -> task -> the rows that have a label: everywhere, task b on the first process only, nothing on the second at all
+LABELS = [
+    {"a": range(12), "b": range(12), "c": range(3, 11)},
+    {"a": range(12), "b": range(4), "c": range(12)},
+    {"a": range(5), "b": range(3), "c": range(6)},
+    {"a": range(8), "b": range(12), "c": range(0)},
+]
+
+
+def made() -> nn.ModuleDict:
+    torch.manual_seed(1)
+    parts = {"trunk": nn.Linear(5, 7), "unused": nn.Linear(2, 2), **{task: nn.Linear(7, 1) for task in TASKS}}
+    return nn.ModuleDict(parts).double()
+
+
+def task_losses(model: nn.ModuleDict, step: int, rank: int, world: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    x = torch.randn(ROWS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+    losses, counts = {}, {}
+    for task in TASKS:
+        rows = [row for row in LABELS[step][task] if row * world // ROWS == rank]
+        if rows:
+            outputs = model[task](model["trunk"](x[rows]).tanh())
+            losses[task] = (outputs - TASKS.index(task)).square().mean()
+            counts[task] = float(len(rows))
+    return losses, counts
+
+
+def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    model = made()
+    balancer = polytask.balancer(name, tasks=TASKS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(len(LABELS)):
+        optimizer.zero_grad()
+        losses, counts = task_losses(model, step, rank, world)
+        report = balancer.backward(losses, model, counts=counts)
+        assert report.tasks == [task for task in TASKS if len(LABELS[step][task])]
+        optimizer.step()
+    return {key: value.detach() for key, value in model.named_parameters()}
+
+
+def process(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    result: dict[str, object] = {name: trained(name, rank, 2) for name in RULES}
+    model = made()
+    losses, counts = task_losses(model, 0, rank, 2)
+    if rank == 1:
+        losses["b"] = losses["b"] * float("nan")
+    try:
+        polytask.balancer("mgda", tasks=TASKS).backward(losses, model, counts=counts)
+    except NotFinite as error:
+        result["error"] = str(error)
+    result["nothing"] = polytask.balancer("mgda", tasks=TASKS).backward({}, model).tasks
+    torch.save(result, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(process, args=(folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_two_processes_equal_one(results: list[dict], name: str) -> None:
+    alone = trained(name, 0, 1)
+    for key, value in alone.items():
+        assert torch.equal(results[0][name][key], results[1][name][key]), f"the replicas differ in {key}"
+        torch.testing.assert_close(results[0][name][key], value, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(alone["trunk.weight"], made()["trunk"].weight)
+
+
+def test_an_infinite_loss_on_one_process_stops_both(results: list[dict]) -> None:
+    assert [result["error"] for result in results] == ["the loss of task 'b' is nan at step 0"] * 2
+
+
+def test_a_step_without_any_label_is_empty(results: list[dict]) -> None:
+    assert [result["nothing"] for result in results] == [[], []]
