@@ -14,7 +14,9 @@ _KEPT = 1_000_000  # values that the quantiles are taken from; of more, every se
 
 
 class PiecewiseLinear:
-    """Interval (a, b) gives clip((x - a) / (b - a), 0, 1), not standardised; a missing value gives zeros and an indicator.
+    """Interval (a, b) gives clip((x - a) / (b - a), 0, 1), not standardised; a missing value gives zeros.
+
+    Training rows with missing values add the 0/1 column that marks them.
 
     Source: Gorishniy, Rubachev and Babenko 2022, arXiv:2203.05556, equation 1, with edges at quantiles (section 3.2).
     Departures: values beyond the outer edges stay at 0 and 1, where the paper lets the two outer intervals go on. Where
