@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from polytask.cli.command import is_first_process
+
 LINE_EVERY = 5.0  # seconds between plain lines
 MOST_TASKS = 4  # scores shown in one line
 
@@ -25,7 +27,8 @@ class Progress:
         self._units = _Units()
         self._line_at = 0.0
         self._said: dict[str, None] = {}
-        self._bar, self._shown = _bar(self.console, description) if self.console.is_terminal else (None, None)
+        terminal = self.console.is_terminal and is_first_process()
+        self._bar, self._shown = _bar(self.console, description) if terminal else (None, None)
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
@@ -98,6 +101,7 @@ class _Units:
         self.fraction = 0.0
         self.run_seen = False
         self._stages: list[str] = []
+        self._steps = 0  # of the present stage
         self._earlier = 0.0  # runs trained before this one
         self._first: float | None = None  # the fraction that a resumed run began with
         self._started: float | None = None
@@ -105,7 +109,7 @@ class _Units:
     def next_run(self) -> None:
         if self.run_seen:
             self._earlier += 1.0 - (self._first or 0.0)
-        self.fraction, self.run_seen, self._first, self._stages = 0.0, False, None, []
+        self.fraction, self.run_seen, self._first, self._stages, self._steps = 0.0, False, None, [], 0
 
     def see(self, event: Mapping[str, Any]) -> None:
         self.run_seen = True
@@ -113,16 +117,18 @@ class _Units:
             self._started = time.monotonic()
         if event["event"] == "start":
             self._stages, self._first = list(event["stages"]), 0.0
-        elif event["event"] == "step":
+        if event["event"] == "step":
+            self._steps = event["of"]
+        if event["event"] != "start" and self._steps:
             stages = self._stages or [event["stage"]]
-            self.fraction = (stages.index(event["stage"]) + event["stage_step"] / event["of"]) / len(stages)
+            self.fraction = (stages.index(event["stage"]) + event["stage_step"] / self._steps) / len(stages)
             if self._first is None:
                 self._first = self.fraction
 
     def seconds_left(self, runs_after: int) -> float | None:
         """A guess from the pace so far."""
         done = self._earlier + self.fraction - (self._first or 0.0)
-        if self._started is None or done < 0.02:
+        if self._started is None or done < 0.02 or (self.fraction == 1 and not runs_after):
             return None
         return (time.monotonic() - self._started) / done * (runs_after + 1.0 - self.fraction)
 

@@ -35,3 +35,46 @@ def reused_line(progress: Progress, how: str) -> str:
         return ""
     runs = "1 run was" if progress.reused == 1 else f"{progress.reused} runs were"
     return f"{runs} finished before and not trained again ({how}).\n"
+
+
+def show_scores(results: Mapping[str, Any]) -> None:
+    """A run's tasks with their metric on validation and test."""
+    from polytask.evaluation.formatting import fixed
+
+    table = _table("task", "metric", right=("validation", "test") if results["test"] else ("validation",))
+    for task, about in results["tasks"].items():
+        name = about["metric"]
+        values = [results[split].get(task, {}).get(name) for split in ("valid", "test") if results[split]]
+        arrow = "↑" if about["higher_is_better"] else "↓"
+        table.add_row(task, f"{name} {arrow}", *(fixed(value, 4) for value in values))
+    console().print(table)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float | None]], targets: Mapping[str, Any]) -> Any:
+    """Every metric of every task; the task's own metric first."""
+    from polytask.evaluation.formatting import fixed
+    from polytask.tasks.metrics import METRICS
+
+    table = _table("task", "metric", right=("value",))
+    for task, values in metrics.items():
+        for position, (name, value) in enumerate(values.items()):
+            arrow = "↑" if METRICS[name].higher_is_better else "↓"
+            table.add_row(
+                "" if position else task,
+                f"{name} {arrow}",
+                fixed(value, 4),
+                style=None if name == targets[task].task.metric else "dim",
+            )
+    return table
+
+
+def _table(*left: str, right: tuple[str, ...] = ()) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

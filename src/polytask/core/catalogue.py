@@ -4,10 +4,29 @@ Rules, encoders and sharing architectures are found this way: a static table kee
 use another room's components by name without importing that room, and makes the order of every listing the table's.
 """
 
+import functools
 import importlib
+from importlib.metadata import entry_points
 from typing import Any
 
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue, DataError, UnknownName
+
+GROUP = "polytask.rules"
+
+
+@functools.cache
+def load_entry_points() -> None:
+    """Imports what other installed packages add under the entry point group `polytask.rules`, once.
+
+    Their modules declare rules, encoders or sources as a file given to `--load` does.
+    """
+    for entry in entry_points(group=GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else "a package"
+            message = f"entry point {entry.name!r} of {package}: {type(error).__name__}: {error}"
+            raise DataError(f"{message} (group {GROUP}); mend or uninstall {package}") from error
 
 
 class Catalogue:
@@ -31,6 +50,8 @@ class Catalogue:
 
     def find(self, name: str) -> Any:
         """The object called `name`; UnknownName with the nearest match if there is none."""
+        if name not in self:
+            load_entry_points()
         if name in self._added:
             return self._added[name]
         if name not in self._targets:

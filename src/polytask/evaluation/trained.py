@@ -14,6 +14,7 @@ from polytask.core.validation import validated
 from polytask.sharing import ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import read_inputs
 from polytask.tasks.examples import Batch, Ragged
+from polytask.tasks.features.feature import Place
 from polytask.tasks.preprocess import Preprocessor
 from polytask.tasks.target import Target
 
@@ -31,6 +32,7 @@ class Trained:
         targets: the tasks, fitted.
         path: the checkpoint directory.
         card: what the directory says about itself.
+        recipe: what it was trained by.
     """
 
     def __init__(
@@ -41,45 +43,77 @@ class Trained:
         preprocessors: Mapping[str, Preprocessor],
         targets: Mapping[str, Target],
         sources: Mapping[str, list[str]],
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.card, self.model = path, dict(card), model
+        self.path, self.card, self.model, self.recipe = path, dict(card), model, dict(recipe or {})
         self.targets = dict(targets)
         self._preprocessors, self._sources = dict(preprocessors), dict(sources)
 
+    def sources_of(self, tasks: Iterable[str] | None = None) -> list[str]:
+        """The sources that these tasks' rows came from."""
+        named = self._named(tasks)
+        return [name for name, own in self._sources.items() if any(task in own for task in named)]
+
+    def columns(self, tasks: Iterable[str] | None = None) -> list[str]:
+        """The raw columns that predicting these tasks needs."""
+        found = [column for name in self.sources_of(tasks) for column in self._preprocessors[name].columns]
+        return list(dict.fromkeys(found))
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Columns that held text in training: in a CSV file, `01` must stay text there."""
+        features = [feature for preprocessor in self._preprocessors.values() for feature in preprocessor.features]
+        found = [
+            column
+            for feature in features
+            if feature.kind in ("text", "morgan") or getattr(feature, "type", None) == "text"
+            for column in feature.columns
+        ]
+        for target in self.targets.values():
+            if any(isinstance(value, str) for value in (*target.classes, target.task.positive)):
+                found += target.task.label_columns
+        return list(dict.fromkeys(found))
+
     def predict(
-        self, rows: "polars.DataFrame | Mapping[str, Any]", tasks: Iterable[str] | None = None
+        self,
+        rows: "polars.DataFrame | Mapping[str, Any]",
+        tasks: Iterable[str] | None = None,
+        place: Place | None = None,
     ) -> "polars.DataFrame":
         """A column a task, in the order of the rows: probabilities, classes or values in the label's units (see
         Target.decode).
 
         With several sources the tasks of each are predicted from the same rows, which must have the columns that these
-        sources need.
+        sources need. `place` says where the rows come from, for messages.
         """
         import polars
 
-        outputs = self.outputs(rows, self._named(tasks))
+        outputs = self.outputs(rows, self._named(tasks), place)
         columns: dict[str, Any] = {}
         for task, values in outputs.items():
             columns |= self.targets[task].decode(values)
         return polars.DataFrame(columns)
 
-    def outputs(self, rows: Any, tasks: Iterable[str]) -> dict[str, torch.Tensor]:
+    def outputs(self, rows: Any, tasks: Iterable[str], place: Place | None = None) -> dict[str, torch.Tensor]:
         """The heads' raw outputs (logits; standardised values) for each task."""
         frame, wanted = _frame(rows), list(tasks)
         found: dict[str, torch.Tensor] = {}
         for source, preprocessor in self._preprocessors.items():
             here = [task for task in wanted if task in self._sources[source]]
             if here:
-                found |= self._forward(preprocessor.transform(frame), here, frame.height)
+                found |= self._forward(preprocessor.transform(frame, place), here, frame.height)
         return {task: found[task] for task in wanted}
 
     def evaluate(
-        self, rows: "polars.DataFrame | Mapping[str, Any]", tasks: Iterable[str] | None = None
+        self,
+        rows: "polars.DataFrame | Mapping[str, Any]",
+        tasks: Iterable[str] | None = None,
+        place: Place | None = None,
     ) -> dict[str, dict[str, float | None]]:
         """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined."""
         frame, named = _frame(rows), self._named(tasks)
-        encoded = {task: self.targets[task].encode(frame) for task in named}
-        outputs = self.outputs(frame, named)
+        encoded = {task: self.targets[task].encode(frame, place and place.where) for task in named}
+        outputs = self.outputs(frame, named, place)
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 
     def _forward(self, inputs: Mapping[str, Any], tasks: list[str], height: int) -> dict[str, torch.Tensor]:
@@ -136,7 +170,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
     preprocessors, targets = read_inputs(path)
     sources = {name: values["tasks"] for name, values in checkpoint.inputs["sources"].items()}
     kept = {task: targets[task] for task in outputs}
-    return Trained(path, checkpoint.card, model.to(device).eval(), preprocessors, kept, sources)
+    return Trained(path, checkpoint.card, model.to(device).eval(), preprocessors, kept, sources, checkpoint.recipe)
 
 
 def _frame(rows: Any) -> "polars.DataFrame":

@@ -63,6 +63,17 @@ def parsed_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, An
     return parsed
 
 
+def parsed_variations(variations: Sequence[str]) -> dict[str, list[Any]]:
+    """{"a.b": [values]} from `a.b=x,y`; the values are read as YAML, so `[1, 2],[3]` are two lists."""
+    parsed: dict[str, list[Any]] = {}
+    for variation in variations:
+        path, equals, text = variation.partition("=")
+        if not equals or not path.strip() or not text.strip():
+            raise BadValue("a variation", variation, "path.to.key=value,value, such as train.batch_size=64,256")
+        parsed[path.strip()] = _parsed(f"[{text}]", f"--vary {path}")
+    return parsed
+
+
 def changed(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """The mapping with one entry replaced; parts that are missing are made, `stages.0` counts from 0."""
     key, _, rest = path.partition(".")

@@ -66,7 +66,8 @@ def sample(assignment: np.ndarray, rows: int | RowsSpec | None, seed: int) -> np
     return kept
 
 
-def _by_column(frame: pl.DataFrame, spec: SplitSpec, noise: Noise, where: str) -> np.ndarray:
+def by_column(frame: pl.DataFrame, spec: SplitSpec, where: str) -> np.ndarray:
+    """int8 [N] from the split column alone; a split may have no row here."""
     values = frame[spec.by].cast(pl.String)
     if any(getattr(spec, split) is not None for split in SPLITS):
         meaning = {}
@@ -142,7 +143,7 @@ def _no_missing(series: pl.Series, where: str) -> None:
 
 
 _WAYS: dict[str, Callable[[pl.DataFrame, SplitSpec, Noise, str], np.ndarray]] = {
-    "column": _by_column,
+    "column": lambda frame, spec, noise, where: by_column(frame, spec, where),
     "fractions": _by_fractions,
     "time": _by_time,
     "group": _by_group,
