@@ -1,0 +1,1 @@
+"""Benchmarks: experiments/*.yaml are run, results/ keeps every result for good, docs/benchmarks.md is made from them."""
