@@ -3,9 +3,9 @@
 model.safetensors   the parameters and buffers
 config.json         how to rebuild the model
 inputs.json         how to turn raw rows into its inputs
-card.json           tasks, metrics, versions, seed, and the size and SHA-256 of every other file
 recipe.yaml         the resolved recipe
-README.md           the model card for people
+card.json           tasks, metrics, versions, seed, and the size and SHA-256 of every file but the next
+README.md           the same in words, for people
 state.safetensors   optional: what a resumed training run needs
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from polytask.checkpoints.directory import atomic_directory, json_bytes, read_json
+from polytask.checkpoints.directory import atomic_directory, json_bytes, read_json, write_file
 from polytask.checkpoints.model_card import model_card
 from polytask.checkpoints.tensors import read_state, read_tensors, state_bytes, tensor_bytes
 from polytask.core.errors import CheckpointError
 
-MODEL, STATE = "model.safetensors", "state.safetensors"
+MODEL, STATE, CARD, README = "model.safetensors", "state.safetensors", "card.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,14 @@ class Checkpoint:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        path = self.path / "recipe.yaml"
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            raise CheckpointError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path}: not a recipe, which is a mapping")
+        return values
 
     def tensors(self) -> dict[str, Tensor]:
         return read_tensors(self.path / MODEL)
@@ -74,7 +81,6 @@ def write_checkpoint(
         "config.json": json_bytes(config),
         "inputs.json": json_bytes(inputs),
         "recipe.yaml": yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode(),
-        "README.md": model_card(card).encode(),
         **(extra_files or {}),
     }
     if state is not None:
@@ -82,40 +88,51 @@ def write_checkpoint(
     listed = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
     }
-    files["card.json"] = json_bytes({**card, "files": listed})
+    files |= {CARD: json_bytes({**card, "files": listed}), README: model_card(card).encode()}
     with atomic_directory(path) as temporary:
         for name, content in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
 
 
+def update_card(path: Path, changes: Mapping[str, Any]) -> None:
+    """Changes entries of card.json (and README.md): each file is at every moment the old one or the new one."""
+    path = Path(path)
+    card = {**read_checkpoint(path).card, **changes}
+    write_file(path / CARD, json_bytes(card))
+    write_file(path / README, model_card(card).encode())
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Opens a checkpoint directory after checking that every listed file is there and of its size."""
     path = Path(path)
-    if not (path / "card.json").exists():
-        raise CheckpointError(
-            f"{path}: not a checkpoint directory (no card.json); expected what 'polytask train --out' writes"
-        )
-    card = read_json(path / "card.json")
-    for name, listed in card["files"].items():
+    if not (path / CARD).exists():
+        raise CheckpointError(f"{path}: not a checkpoint directory (no {CARD}); expected what 'polytask train' writes")
+    card = read_json(path / CARD)
+    for name, size in _listed(card, path, "bytes").items():
         file = path / name
         if not file.exists():
             raise CheckpointError(f"{path}: {name} is missing")
-        if file.stat().st_size != listed["bytes"]:
-            raise CheckpointError(
-                f"{file}: {file.stat().st_size} bytes, expected {listed['bytes']}: damaged or cut short"
-            )
+        if file.stat().st_size != size:
+            raise CheckpointError(f"{file}: {file.stat().st_size} bytes, expected {size}: damaged or cut short")
     return Checkpoint(path, card)
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:
     """As read_checkpoint, and every file's content against its SHA-256."""
     checkpoint = read_checkpoint(path)
-    for name, listed in checkpoint.card["files"].items():
+    for name, expected in _listed(checkpoint.card, checkpoint.path, "sha256").items():
         found = hashlib.sha256((checkpoint.path / name).read_bytes()).hexdigest()
-        if found != listed["sha256"]:
+        if found != expected:
             raise CheckpointError(
-                f"{checkpoint.path / name}: content changed "
-                f"(SHA-256 {found[:12]}..., expected {listed['sha256'][:12]}...)"
+                f"{checkpoint.path / name}: content changed (SHA-256 {found[:12]}..., expected {expected[:12]}...)"
             )
     return checkpoint
+
+
+def _listed(card: Any, path: Path, what: str) -> dict[str, Any]:
+    """File name -> what the card says of it."""
+    try:
+        return {name: facts[what] for name, facts in card["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path / CARD}: not a checkpoint's card: it lists no files with their {what}") from None

@@ -1,8 +1,10 @@
 """A directory appears whole or not at all: written under a temporary name, flushed to the disk, renamed."""
 
+import ctypes
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ TEMPORARY = ".unfinished-"
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory beside `path` that takes its name when the block ends without an error.
 
-    A directory that has the name already is replaced; whatever happens in between, one of the two is there whole.
+    A directory that has the name already is replaced; on Linux one of the two has the name at every moment.
     A full disk or another failed write raises CheckpointError and leaves nothing behind but what was there before.
     """
     path = Path(path)
@@ -49,6 +51,7 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -69,14 +72,41 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
 
 
+def remove_directory(path: Path) -> None:
+    """The directory is gone from its name at once, however long deleting its files takes."""
+    path = Path(path)
+    leaving = path.parent / f"{TEMPORARY}old-{path.name}-{os.getpid()}"
+    os.replace(path, leaving)
+    shutil.rmtree(leaving)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process that was killed while writing here has left."""
+    for left in sorted(Path(folder).glob(f"{TEMPORARY}*")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
 def _replace(path: Path, temporary: Path) -> None:
+    """Gives `temporary` the name `path`; `temporary` is then what had the name before, or gone."""
     if path.is_symlink() or not path.exists():
         os.replace(temporary, path)
-        return
-    old = path.parent / f"{TEMPORARY}old-{path.name}-{os.getpid()}"
-    os.replace(path, old)
-    os.replace(temporary, path)
-    shutil.rmtree(old)
+    elif not _exchanged(path, temporary):
+        old = path.parent / f"{TEMPORARY}old-{path.name}-{os.getpid()}"
+        os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old)
+
+
+def _exchanged(path: Path, other: Path) -> bool:
+    """Swaps two names in one step, where the system can (Linux); else there is a moment when neither has the name."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(path), here, os.fsencode(other), exchange) == 0
 
 
 def _flush(path: Path) -> None:

@@ -3,22 +3,27 @@
 import os
 from pathlib import Path
 
+from polytask.checkpoints.checkpoint import CARD
 from polytask.checkpoints.directory import TEMPORARY
 from polytask.core.errors import CheckpointError
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, by step."""
-    found = [path for path in (Path(run) / "checkpoints").glob("step-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = {path: path.name.removeprefix("step-") for path in (Path(run) / "checkpoints").glob("step-*")}
+    finished = [path for path, step in found.items() if step.isdecimal() and (path / CARD).exists()]
+    return sorted(finished, key=lambda path: int(found[path]))
 
 
 def point(run: Path, name: str, checkpoint: Path) -> None:
     """Makes RUN/name (last, best) point to a checkpoint, in one step."""
     temporary = Path(run) / f"{TEMPORARY}{name}-{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(checkpoint, run))
-    os.replace(temporary, Path(run) / name)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(checkpoint, run))
+        os.replace(temporary, Path(run) / name)
+    except OSError as error:
+        raise CheckpointError(f"{run}: {name} could not be written ({error.strerror or error})") from error
 
 
 def pointed(run: Path, name: str) -> Path | None:

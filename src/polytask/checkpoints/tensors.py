@@ -49,6 +49,8 @@ def state_bytes(state: Any) -> bytes:
 def read_state(path: Path) -> Any:
     """What `state_bytes` was given (tuples come back as lists, dict keys as the strings or ints that they were)."""
     tensors, metadata = _opened(path)
+    if "state" not in metadata:
+        raise CheckpointError(f"{path}: no saved state, though a readable safetensors file")
     return _with_tensors(json.loads(metadata["state"]), tensors)
 
 
