@@ -75,9 +75,8 @@ def _guarded(function: Callable[..., None], loads: bool) -> Callable[..., None]:
         )
         for key, annotation in added.items()
     ]
-    guarded.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), *parameters]
-    )
+    whole = signature.replace(parameters=[*signature.parameters.values(), *parameters])
+    vars(guarded).update(__signature__=whole)  # what typer reads
     guarded.__annotations__ = {**function.__annotations__, **added}
     return guarded
 

@@ -48,7 +48,9 @@ def _prepare(out: Path, recipe: dict, fresh: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     saved = out / "recipe.yaml"
-    if not saved.is_file() or not (out / "runs").is_dir():
+    if not saved.is_file():
         raise CheckpointError(f"{out}: not empty, and no earlier demo; name another directory with --out")
     if fresh or yaml.safe_load(saved.read_text(encoding="utf-8")) != yaml.safe_load(yaml.safe_dump(recipe)):
-        shutil.rmtree(out / "runs")
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        for name in ("results.json", "report.html", "table.csv", "table.tex", "recipe.yaml"):
+            (out / name).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """`polytask rules`: what balances tasks, and what each rule needs."""
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -61,39 +62,70 @@ def _calls(spec: Any) -> list[str]:
 def _list(specs: list[Any]) -> None:
     from polytask.cli.showing import console
 
-    screen = console()
-    width = max(len(spec.name) for spec in specs)
+    rows = []
     for spec in specs:
-        options = f"; options {', '.join(spec.parameters)}" if spec.parameters else ""
-        screen.print(f"[bold]{spec.name:<{width}}[/]  {_escaped(spec.summary.partition(': ')[2] or spec.summary)}")
-        screen.print(f"{'':<{width}}  [dim]needs {' and '.join(spec.needs)}{options}; {_escaped(spec.source)}[/]")
+        about = spec.summary.partition(": ")[2] or spec.summary
+        parameters = f"; parameters {', '.join(spec.parameters)}" if spec.parameters else ""
+        rows.append((spec.name, f"{about}\nneeds {' and '.join(spec.needs)}{parameters}; {spec.source}"))
+    screen = console()
+    screen.print(_grid(rows))
     screen.print("\nOne in full: polytask rules NAME. In a recipe: train: {rule: NAME}.", soft_wrap=True)
 
 
 def _show(spec: Any) -> None:
-    import inspect
-
     from polytask.cli.showing import console
     from polytask.core.rules import CLAIMS, NEEDS
 
-    screen = console()
-    text = inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or spec.name
-    lines = [text, "", f"Name        {spec.name}", "Needs"]
-    lines += [f"  {need}: {NEEDS[need]}" for need in spec.needs]
+    heading, fields = _documented(spec)
     shape = "weights of a weighted sum" if spec.returns == "weights" else "the combined vector"
-    lines += [f"Returns     {shape}; {_SCALES[spec.scale]}", "Parameters" if spec.parameters else "Parameters  none"]
-    lines += [f"  {name}: {about.constraint}; default {about.default!r}" for name, about in spec.parameters.items()]
-    lines += ["Promises" if spec.claims else "Promises    none"]
-    lines += [f"  {claim}: {CLAIMS[claim]}" for claim in CLAIMS if claim in spec.claims]
-    lines += ["In a loop", f"  balancer = polytask.balancer({spec.name!r})", *(f"  {call}" for call in _calls(spec))]
-    lines += ["In a recipe", f"  train: {{rule: {spec.name}}}"]
-    screen.print("\n".join(lines), markup=False)
+    about = [f"{name}: {about.constraint}; default {about.default!r}" for name, about in spec.parameters.items()]
+    claims = [f"{claim}: {CLAIMS[claim]}" for claim in CLAIMS if claim in spec.claims]
+    rows = [
+        *fields,
+        ("Needs", "\n".join(f"{need}: {NEEDS[need]}" for need in spec.needs)),
+        ("Returns", f"{shape}, {_SCALES[spec.scale]}"),
+        ("Parameters", "\n".join(about) or "none"),
+        ("Promises", "\n".join(claims) or "none"),
+        ("In a loop", "\n".join([f"balancer = polytask.balancer({spec.name!r})", *_calls(spec)])),
+        ("In a recipe", f"train: {{rule: {spec.name}}}"),
+    ]
+    screen = console()
+    screen.print(f"{spec.name}\n", style="bold", markup=False)
+    screen.print(heading + "\n", markup=False)
+    screen.print(_grid(rows))
 
 
 _SCALES = {"sum": "scaled as a sum over tasks", "mean": "scaled as a mean over tasks", "unit": "of unit norm"}
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _documented(spec: Any) -> tuple[str, list[tuple[str, str]]]:
+    """The docstring of the rule's file: its running text, and its fields (Source, Departures, Cost), unwrapped."""
+    import inspect
 
-    return escape(text)
+    text = inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or ""
+    heading: list[str] = []
+    fields: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        field = re.match(r"([A-Z][a-z]+) {2,}(\S.*)", line)
+        if field:
+            fields.append((field[1], field[2]))
+        elif fields and line.startswith(" "):
+            fields[-1] = (fields[-1][0], f"{fields[-1][1]} {line.strip()}")
+        else:
+            heading.append(line)
+    paragraphs = [" ".join(part.split()) for part in "\n".join(heading).strip().split("\n\n")]
+    declared = [] if any(name == "Source" for name, _ in fields) else [("Source", spec.source)]
+    return "\n\n".join(paragraphs), declared + fields
+
+
+def _grid(rows: list[tuple[str, str]]) -> Any:
+    """Names at the left, texts wrapped beside them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(name, Text(text))
+    return grid

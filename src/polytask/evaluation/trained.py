@@ -112,7 +112,8 @@ class Trained:
     ) -> dict[str, dict[str, float | None]]:
         """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined."""
         frame, named = _frame(rows), self._named(tasks)
-        encoded = {task: self.targets[task].encode(frame, place and place.where) for task in named}
+        where = None if place is None else place.where
+        encoded = {task: self.targets[task].encode(frame, where) for task in named}
         outputs = self.outputs(frame, named, place)
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 

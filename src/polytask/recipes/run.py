@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue
 from polytask.core.rules import RuleSpec, find
 from polytask.evaluation.report.page import write_report
 from polytask.recipes.reading import Read, read_recipe
@@ -76,12 +76,15 @@ def compare(
     """
     read = read_recipe(recipe, settings)
     wanted = read.recipe.compare
-    base = make_job(read, data=data, encoder=encoder, data_dir=data_dir)
     combinations = _combinations(
-        [rule if isinstance(rule, str) else _registered(rule) for rule in (wanted.rules if rules is None else rules)],
-        list(wanted.sharing if sharing is None else sharing),
+        [
+            find(rule if isinstance(rule, str) else rule.name).name
+            for rule in (wanted.rules if rules is None else rules)
+        ],
+        [SHARING.find(name) and name for name in (wanted.sharing if sharing is None else sharing)],
         vary or {},
     )
+    base = make_job(read, data=data, encoder=encoder, data_dir=data_dir)
     variants = [_variant(read, combination, base, data, encoder, data_dir) for combination in combinations]
     budget = Budget(
         tuple(range(wanted.seeds if seeds is None else seeds)),
@@ -120,9 +123,6 @@ def make_job(
 
 def _combinations(rules: list[str], sharing: list[str], vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """{recipe path: value} for each rule with each architecture with each further value."""
-    for name in sharing:
-        if name not in SHARING:
-            raise UnknownName("sharing architecture", name, SHARING.names())
     axes: list[tuple[str, list[Any]]] = [("rule", rules)] if rules else []
     axes += [("model.sharing", [name for name in sharing if name != BASELINE])] if sharing else []
     axes += [(path, list(values)) for path, values in vary.items()]
@@ -172,8 +172,3 @@ def _tokenizer(recipe: Recipe) -> str | None:
     """Where the tokenizer of the recipe's text encoder is: in the directory of its weights."""
     pretrained = getattr(recipe.model.encoder, "pretrained", None)
     return None if pretrained is None else str(locate(pretrained))
-
-
-def _registered(rule: RuleSpec) -> str:
-    """The name of a rule given as a spec; declaring it has registered it."""
-    return find(rule.name).name

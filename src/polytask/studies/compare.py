@@ -93,9 +93,7 @@ def compare(
     if len({*names, BASELINE}) <= len(names):
         raise BadValue("the names of the variants", names, f"each once, and none called {BASELINE!r}")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if recipe is not None:
-        write_file(out / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode())
+    _prepare(out, recipe)
     baselines = {task: single_task(base, task) for task in base.tasks}
     rate_runs = len(budget.multiples) + len(budget.seeds) - 1
     runner = _Runner(out, budget, tuple(listeners), total=(len(baselines) + len(variants)) * rate_runs)
@@ -135,6 +133,20 @@ def compare(
     write_file(out / "table.csv", csv_text(table).encode())
     write_file(out / "table.tex", latex_text(table).encode())
     return results
+
+
+def _prepare(out: Path, recipe: Mapping[str, Any] | None) -> None:
+    """The study's directory: new, empty, or of a comparison with the same recipe, which goes on."""
+    text = None if recipe is None else yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    saved = out / "recipe.yaml"
+    if out.exists() and any(out.iterdir()):
+        if (out / "events.jsonl").exists() or not (saved.exists() or (out / "runs").is_dir()):
+            raise CheckpointError(f"{out}: not empty, and no comparison; name a new directory")
+        if text is not None and saved.exists() and saved.read_text(encoding="utf-8") != text:
+            raise CheckpointError(f"{out}: holds a comparison with another recipe; name a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        write_file(saved, text.encode())
 
 
 def single_task(job: Job, task: str) -> Job:

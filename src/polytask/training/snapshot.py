@@ -119,13 +119,26 @@ def point_and_prune(run: Path, newest: Path, is_best: bool, keep: int) -> None:
 
 def check_same_recipe(checkpoint: Checkpoint, job: Job, run: Path) -> None:
     """A run can be continued by its own recipe only."""
-    saved, now = checkpoint.recipe, dict(job.recipe)
-    for key in dict.fromkeys([*saved, *now]):
-        if saved.get(key) != now.get(key):
-            raise CheckpointError(
-                f"{run}: was written by another recipe: '{key}' is {_short(saved.get(key))} there and "
-                f"{_short(now.get(key))} here; resume with the same recipe or write to a new directory"
-            )
+    found = _difference(checkpoint.recipe, dict(job.recipe))
+    if found is not None:
+        path, saved, now = found
+        raise CheckpointError(
+            f"{run}: was written by another recipe: {path} is {_short(saved)} there and {_short(now)} here; "
+            "resume with the same recipe or write to a new directory"
+        )
+
+
+def _difference(saved: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two recipes differ: its path and both values."""
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        keys = list(dict.fromkeys([*saved, *now]))
+        pairs = [(key, saved.get(key), now.get(key)) for key in keys]
+    elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
+        pairs = list(zip(range(len(saved)), saved, now, strict=True))
+    else:
+        return None if saved == now else (path, saved, now)
+    parts = (_difference(old, new, f"{path}.{key}" if path else str(key)) for key, old, new in pairs)
+    return next((part for part in parts if part is not None), None)
 
 
 def _short(value: Any) -> str:
