@@ -1,1 +1,1 @@
-"""Benchmarks: experiments/*.yaml are run, results/ keeps every result for good, docs/benchmarks.md is made from them."""
+"""experiments/*.yaml say what is run, results/ keeps every result for good, docs/benchmarks.md is made from them."""

@@ -54,7 +54,10 @@ def _job(steps: int, threads: int) -> Job:
     data = {"x": rows, "first": rows[:, 0] > 0, "second": rows[:, 0] + rows[:, 1] > 0}
     recipe = {
         "version": 1,
-        "data": {"features": {"x": {"kind": "vector", "standardise": False}}, "split": {"fractions": [0.9, 0.05, 0.05]}},
+        "data": {
+            "features": {"x": {"kind": "vector", "standardise": False}},
+            "split": {"fractions": [0.9, 0.05, 0.05]},
+        },
         "tasks": {"first": "binary", "second": "binary"},
         "model": {"encoder": {"kind": "mlp", "hidden_sizes": [256, 128]}},
         "train": {"steps": steps, "batch_size": BATCH, "threads": threads, "evaluate_every": 10 * steps},

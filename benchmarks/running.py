@@ -1,0 +1,142 @@
+"""Runs one experiment and adds its result. An interrupted one goes on where it was."""
+
+import datetime
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.experiment import COMPARE, Experiment, read_experiment
+from polytask.checkpoints.directory import json_bytes, read_json, write_file
+from polytask.core.errors import MissingInput
+from polytask.recipes.reading import read_recipe
+from polytask.training.provenance import provenance
+
+WORKSPACE = results.ROOT / "build" / "bench"
+_SESSIONS, _RECORDED = "sessions.json", "recorded"
+
+
+def run(
+    name: str,
+    data_dir: Path | None,
+    *,
+    fresh: bool = False,
+    workspace: Path = WORKSPACE,
+    folder: Path = results.FOLDER,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Runs an experiment in build/bench/NAME and adds its result to results/NAME; returns the new file.
+
+    Args:
+        name: of the experiment.
+        data_dir: the data folder, for the recipes that need it.
+        fresh: start anew instead of going on with an interrupted one.
+        workspace, folder: where it works, where results go.
+        say: takes lines of progress.
+
+    Raises:
+        CheckpointError: before any work, where there is a result of this day and commit.
+    """
+    experiment = read_experiment(name)
+    commit = results.commit()
+    path = results.new_path(name, f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", commit, folder)
+    place = workspace / name
+    if fresh or (place / _RECORDED).exists():
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    sessions = read_json(place / _SESSIONS) if (place / _SESSIONS).exists() else []
+    session = {"load": round(os.getloadavg()[0], 2), "hours": 0.0}
+    start = time.perf_counter()
+    try:
+        measured = _measured(experiment, data_dir, place, say)
+    finally:
+        session["hours"] = (time.perf_counter() - start) / 3600
+        write_file(place / _SESSIONS, json_bytes([*sessions, session]))
+    record = {
+        "experiment": name,
+        "version": 1,
+        "definition": experiment.model_dump(mode="json", exclude_unset=True),
+        **measured,
+        "hours": sum(past["hours"] for past in [*sessions, session]),
+        "load_before": [past["load"] for past in [*sessions, session]],
+        "provenance": {**provenance(), "commit": commit},
+    }
+    results.append(path, record)
+    write_file(place / _RECORDED, f"{path}\n".encode())
+    return path
+
+
+def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    if experiment.kind == COMPARE:
+        return _compared(experiment, data_dir, place, say)
+    if experiment.kind == "trees":
+        from benchmarks import trees
+
+        assert experiment.recipe is not None  # the experiment's own check
+        return {"results": trees.measure(experiment.recipe, _needed(data_dir, experiment.recipe))}
+    if experiment.kind == "step_overhead":
+        from benchmarks import step_overhead
+
+        return {"results": step_overhead.measured(200)}
+    if experiment.kind == "trainer_overhead":
+        from benchmarks import trainer_overhead
+
+        return {"results": trainer_overhead.measure()}
+    from benchmarks import start_up
+
+    return {"results": start_up.measure()}
+
+
+def _compared(experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    import polytask
+
+    assert experiment.recipe is not None  # the experiment's own check
+    prepared: dict[str, Any] = {}
+    if experiment.prepare == "distinct_texts":
+        from benchmarks import distinct_texts
+
+        spec = read_recipe(experiment.recipe).recipe.data
+        lost = distinct_texts.prepare(spec, _needed(data_dir, experiment.recipe), place / "data")
+        prepared, data_dir = {"training_rows_taken_out": lost}, place / "data"
+    study = place / "study"
+    found = polytask.compare(
+        experiment.recipe,
+        out=study,
+        rules=experiment.rules,
+        sharing=experiment.sharing,
+        vary=experiment.vary,
+        seeds=experiment.seeds,
+        learning_rate_multiples=experiment.learning_rate_multiples,
+        data_dir=data_dir,
+        settings=experiment.settings,
+        listeners=[_Progress(say)],
+    )
+    resolved = read_recipe(experiment.recipe, experiment.settings).recipe.resolved()
+    commits = sorted({str(commit) for commit in _commits(study)})
+    return {"results": results.compact(found), "recipe": resolved, "commits_of_runs": commits, **prepared}
+
+
+def _commits(study: Path) -> list[str | None]:
+    """An interrupted experiment may have gone on at another commit; a reader must be able to see it."""
+    return [read_json(path)["provenance"]["commit"] for path in sorted((study / "runs").rglob("results.json"))]
+
+
+def _needed(data_dir: Path | None, recipe: str) -> Path:
+    if data_dir is None:
+        raise MissingInput(f"recipe {recipe!r} needs the data folder: set POLYTASK_DATA")
+    return data_dir
+
+
+class _Progress:
+    """One line a run, with the time that has passed."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.start = say, time.perf_counter()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "run":
+            minutes = (time.perf_counter() - self.start) / 60
+            self.say(f"  {minutes:6.1f} min  run {event['index']} of {event['of']}: {event['name']}")
