@@ -42,8 +42,7 @@ class Balancer:
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
             not another learning rate.
         priority: task -> how much it matters; its mean over all tasks is set to 1. A rule with a published preference
-        vector takes it as
-            that, for every other rule it multiplies the loss.
+            vector takes it as that, for every other rule it multiplies the loss.
         seed: of a random rule.
         parameters: of the rule.
     """

@@ -21,7 +21,7 @@ def gram(stack: Float[Tensor, "T ..."], *, double: bool = False) -> Float[Tensor
     `double` forms them in float64 too. Rows whose squares would leave float32's range are rescaled by powers of two,
     which is exact.
     """
-    rows = stack.detach().flatten(1) if stack.dim() > 1 else stack.detach()[:, None]
+    rows = as_rows(stack.detach())
     if double or rows.dtype not in (torch.float32, torch.float64):
         rows = rows.to(torch.float64 if double else torch.float32)
     result = _blockwise(rows)
@@ -35,6 +35,11 @@ def gram(stack: Float[Tensor, "T ..."], *, double: bool = False) -> Float[Tensor
     result = _blockwise(torch.ldexp(rows, -exponent[:, None]))
     factor = torch.ldexp(torch.ones((), dtype=torch.float64), exponent.double().cpu())
     return result * factor[:, None] * factor
+
+
+def as_rows(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T P"]:
+    """One row a task, for parameters of any shape."""
+    return stack.flatten(1) if stack.dim() > 1 else stack[:, None]
 
 
 def _blockwise(rows: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ def conflict_rate(gram: Float[Tensor, "T T"]) -> float:
 
 def sign_agreement(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T T"]:
     """Share of coordinates in which two tasks have the same sign, of those where both are non-zero; NaN if none are."""
-    signs = stack.detach().flatten(1).sign().double()
+    signs = as_rows(stack.detach()).sign().double()
     product = signs @ signs.T  # agreements minus disagreements
     both = signs.abs() @ signs.abs().T
     return ((product + both) / (2 * both)).cpu()

@@ -62,7 +62,7 @@ class RuleSpec:
         after_step: (state, losses) -> state, called after the optimiser's step with the same batch's new losses.
         parameters: its keyword-only parameters.
         random: True if it takes `noise`.
-        prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1).
+        prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1 over all tasks).
     """
 
     name: str

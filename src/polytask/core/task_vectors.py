@@ -70,7 +70,7 @@ class TaskVectors(Mapping[str, Mapping[str, Tensor]]):
 
     def sign_agreement(self) -> Float[Tensor, "T T"]:
         """Share of coordinates with the same sign, over all parameters (see geometry.sign_agreement)."""
-        return geometry.sign_agreement(torch.cat([stack.flatten(1) for stack in self.stacks.values()], dim=1))
+        return geometry.sign_agreement(torch.cat([geometry.as_rows(stack) for stack in self.stacks.values()], dim=1))
 
     def combined(self, weights: Float[Tensor, "T"], names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The weighted sum of the task vectors, in the vectors' precision."""
@@ -79,6 +79,7 @@ class TaskVectors(Mapping[str, Mapping[str, Tensor]]):
 
 
 def weighted_sum(stack: Float[Tensor, "T ..."], weights: Float[Tensor, "T"]) -> Float[Tensor, "..."]:
-    """sum_t weights[t] * stack[t]."""
-    weights = weights.to(device=stack.device, dtype=stack.dtype)
-    return (weights @ stack.flatten(1)).view(stack.shape[1:]) if stack.dim() > 1 else weights @ stack
+    """sum_t weights[t] * stack[t] in the stack's type; half precision is summed in single."""
+    working = torch.promote_types(stack.dtype, torch.float32)
+    weights = weights.to(device=stack.device, dtype=working)
+    return (weights @ geometry.as_rows(stack).to(working)).to(stack.dtype).view(stack.shape[1:])
