@@ -55,11 +55,10 @@ def page(folder: Path = results.FOLDER) -> str:
     records = {name: results.newest(name, folder) for name in experiments}
     parts = [_HEAD]
     missing = [name for name, record in records.items() if record is None]
-    for kind in (COMPARE, "trees"):
-        for name, experiment in experiments.items():
-            record = records[name]
-            if experiment.kind == kind and record is not None:
-                parts.append(_section(name, experiment, record, records))
+    for name in _in_order(experiments):
+        record = records[name]
+        if record is not None:
+            parts.append(_section(name, experiments[name], record, records))
     costs = [
         _measurement(name, experiment, record)
         for name, experiment in experiments.items()
@@ -84,6 +83,16 @@ def with_tables(text: str, folder: Path = results.FOLDER) -> str:
 
     pattern = r"<!-- benchmarks:(?P<name>\w+) -->\n.*?<!-- /benchmarks:(?P=name) -->"
     return re.sub(pattern, table, text, flags=re.DOTALL)
+
+
+def _in_order(experiments: Mapping[str, Experiment]) -> list[str]:
+    """Comparisons by name, each followed by the trees that it is shown beside."""
+    trees = {name: _beside(experiment) for name, experiment in experiments.items() if experiment.kind == "trees"}
+    order: list[str] = []
+    for name, experiment in experiments.items():
+        if experiment.kind == COMPARE:
+            order += [name, *(other for other, beside in trees.items() if beside == name)]
+    return [*order, *(name for name in trees if name not in order)]
 
 
 def _section(name: str, experiment: Experiment, record: Record, records: Mapping[str, Record | None]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks import results
 from benchmarks.experiment import COMPARE, Experiment, read_experiment
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
@@ -48,12 +50,11 @@ def run(
         shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
     sessions = read_json(place / _SESSIONS) if (place / _SESSIONS).exists() else []
-    session = {"load": round(os.getloadavg()[0], 2), "hours": 0.0}
-    start = time.perf_counter()
+    watch = Watch()
     try:
         measured = _measured(experiment, data_dir, place, say)
     finally:
-        session["hours"] = (time.perf_counter() - start) / 3600
+        session = watch.read()
         write_file(place / _SESSIONS, json_bytes([*sessions, session]))
     record = {
         "experiment": name,
@@ -61,12 +62,40 @@ def run(
         "definition": experiment.model_dump(mode="json", exclude_unset=True),
         **measured,
         "hours": sum(past["hours"] for past in [*sessions, session]),
-        "load_before": [past["load"] for past in [*sessions, session]],
+        "cores_used_by_others": max(past["cores_used_by_others"] for past in [*sessions, session]),
         "provenance": {**provenance(), "commit": commit},
     }
     results.append(path, record)
     write_file(place / _RECORDED, f"{path}\n".encode())
     return path
+
+
+class Watch:
+    """How long something takes, and how busy the machine was with other things meanwhile: times are to be judged by it."""
+
+    def __init__(self) -> None:
+        self._start = (time.perf_counter(), _busy_seconds(), _own_seconds())
+
+    def read(self) -> dict[str, float]:
+        """Hours, and the cores that other processes kept busy on average."""
+        start, busy, own = self._start
+        wall = time.perf_counter() - start
+        others = (_busy_seconds() - busy) - (_own_seconds() - own)
+        return {"hours": wall / 3600, "cores_used_by_others": round(max(others, 0.0) / wall, 3)}
+
+
+def _busy_seconds() -> float:
+    """Seconds of all cores together in which anything ran, since the machine started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # A guest's time is in the user's already.
+    counted = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return counted - idle
+
+
+def _own_seconds() -> float:
+    own = os.times()
+    return own.user + own.system + own.children_user + own.children_system
 
 
 def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -112,10 +112,10 @@ def start_up_sentence(results: Mapping[str, Any]) -> str:
 def provenance_sentence(record: Mapping[str, Any]) -> str:
     """When, where and from what."""
     about = record["provenance"]
-    others = [commit for commit in record.get("commits_of_runs", []) if commit.rstrip("+") not in about["commit"]]
-    mixed = f" (some runs at {listed(others)})" if others else ""
-    load = max(record["load_before"])
-    busy = f"; the machine was busy at the start (load {load:.1f}), so times are too long" if load > 1 else ""
+    older = [commit for commit in record.get("commits_of_runs", []) if commit.rstrip("+") not in about["commit"]]
+    mixed = f" (some runs at {listed(older)})" if older else ""
+    others = record["cores_used_by_others"]
+    busy = f"; other processes used {others:.1f} cores meanwhile, so times are too long" if others >= 0.2 else ""
     return (
         f"Measured {about['date'][:10]} at commit {about['commit']}{mixed} on {about['hardware']}; polytask "
         f"{about['polytask']}, torch {about['torch']}, Python {about['python']}; "
