@@ -197,6 +197,24 @@ def test_parameters_changed_between_forward_and_backward(name: str) -> None:
     refused(GraphError, match, model, lambda: polytask.balancer(name).backward(losses, model))
 
 
+@pytest.mark.parametrize("name", ["uncertainty", "dwa"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_refused_step_leaves_no_trace_in_the_rule(name: str, before: int) -> None:
+    model, balancer = made(), polytask.balancer(name, tasks=TASKS)
+    for step in range(before):
+        balancer.backward(losses_of(model, step), model)
+    saved = copy.deepcopy(balancer.state_dict())
+    losses = losses_of(model)
+    with torch.no_grad():
+        model["b"].weight.add_(1.0)
+    refused(GraphError, "changed", model, lambda: balancer.backward(losses, model))
+    after = balancer.state_dict()
+    assert (after["step"], list(after["rules"])) == (saved["step"], list(saved["rules"]))
+    for group, state in saved["rules"].items():
+        for key, value in state.items():
+            torch.testing.assert_close(after["rules"][group][key], value, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", rule_names())
 def test_a_graph_that_is_used_up(name: str) -> None:
     model = made()

@@ -111,10 +111,17 @@ class Balancer:
             raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
         self._refuse_infinite(tasks, values)
         priority = self._priority(tasks)
-        if self.spec.needs == ("losses",):
-            report = self._weigh_losses(tasks, values, local, priority, model, scaler)
-        else:
-            report = self._combine_gradients(tasks, values, local, priority, model, shared, scaler)
+        states = {group: rule.state for group, rule in self._rules.items()}
+        try:
+            if self.spec.needs == ("losses",):
+                report = self._weigh_losses(tasks, values, local, priority, model, scaler)
+            else:
+                report = self._combine_gradients(tasks, values, local, priority, model, shared, scaler)
+        except BaseException:  # a step that did not happen leaves no trace in the rule
+            self._rules = {group: rule for group, rule in self._rules.items() if group in states}
+            for group, state in states.items():
+                self._rules[group].state = state
+            raise
         self.step += 1
         for rule in self._rules.values():
             rule.advance()
