@@ -11,7 +11,7 @@ class SynchronizedBatchNorm(_BatchNorm):
     """Mean and variance of the global batch.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1, with the sums taken over processes. Departures: none.
-    Cost: one reduction of 2 C + 1 numbers forward and one backward.
+    Cost: two reductions forward, of C + 1 and C numbers, and two backward.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -22,16 +22,19 @@ class SynchronizedBatchNorm(_BatchNorm):
             return super().forward(input)
         axes = [0, *range(2, input.dim())]
         channels = input.shape[1]
-        local = torch.cat([input.sum(axes), input.square().sum(axes), input.new_tensor([input.numel() / channels])])
+        local = torch.cat([input.float().sum(axes), input.new_tensor([input.numel() / channels], dtype=torch.float32)])
         total = all_reduce(local)
         count = total[-1].detach()
-        mean = total[:channels] / count
-        variance = (total[channels:-1] / count - mean.square()).clamp(min=0)
+        mean = total[:-1] / count
+        shape = [1, channels] + [1] * (input.dim() - 2)
+        centred = input.float() - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / count
         if self.track_running_stats:
             self._update(mean.detach(), (variance * count / (count - 1)).detach())
-        shape = [1, channels] + [1] * (input.dim() - 2)
-        normal = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:

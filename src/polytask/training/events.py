@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ Listener = Callable[[Mapping[str, Any]], None]
 class EventLog:
     """Appends events to a file and passes them to listeners.
 
+    Nothing is buffered: an event is with the system when `write` returns, so a killed process loses none.
+
     Args:
         path: events.jsonl, or None to keep them from the disk (a process other than the first).
         listeners: called with every event.
@@ -22,16 +25,16 @@ class EventLog:
     def __init__(self, path: Path | None, listeners: tuple[Listener, ...] = ()) -> None:
         self.path = path
         self.listeners = listeners
-        self._file = open(path, "ab") if path is not None else None  # noqa: SIM115 (closed by close)
+        self._file = open(path, "ab", buffering=0) if path is not None else None  # noqa: SIM115 (closed by close)
 
     def write(self, event: str, **values: Any) -> None:
         record = {"event": event, **values}
         if self._file is not None:
-            try:
-                self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
-                self._file.flush()
-            except OSError as error:
-                raise CheckpointError(f"{self.path}: could not be written ({error.strerror})") from error
+            line = (json.dumps(record, allow_nan=False) + "\n").encode()
+            with self._reported():
+                written = self._file.write(line)
+            if written != len(line):
+                raise CheckpointError(f"{self.path}: could not be written (no space left on device)")
         for listener in self.listeners:
             listener(record)
 
@@ -39,16 +42,28 @@ class EventLog:
         """Bytes written so far, safely on the disk: what a checkpoint remembers."""
         if self._file is None:
             return 0
-        os.fsync(self._file.fileno())
+        with self._reported():
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: could not be written ({error.strerror or error})") from error
 
-def cut(path: Path, position: int) -> None:
-    """Cuts the stream back to where a checkpoint left it."""
-    if not path.exists() or path.stat().st_size < position:
+
+def begin(path: Path, position: int) -> None:
+    """Empties the stream, or cuts it back to where a checkpoint left it."""
+    if position and (not path.exists() or path.stat().st_size < position):
         raise CheckpointError(f"{path}: shorter than the checkpoint says ({position} bytes): the run cannot be resumed")
-    os.truncate(path, position)
+    try:
+        path.touch()
+        os.truncate(path, position)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written ({error.strerror or error})") from error

@@ -1,30 +1,27 @@
 """The one loop: a run is its stages, each a sequence of steps with evaluations and checkpoints in between."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from polytask.checkpoints import pointed, read_checkpoint
+from polytask.checkpoints import Checkpoint, point, pointed, read_checkpoint, update_card
 from polytask.checkpoints.directory import json_bytes, write_file
-from polytask.core.errors import CheckpointError, NotFinite
+from polytask.core.errors import NotFinite
 from polytask.evaluation.scores import evaluate, selection_score
-from polytask.sharing import describe
 from polytask.tasks.examples import Batch
-from polytask.tasks.metrics import METRICS
 from polytask.training import snapshot
 from polytask.training.batchnorm import synchronize_batchnorm
 from polytask.training.devices import Devices
-from polytask.training.events import EventLog, Listener, cut
-from polytask.training.features import FeatureCache, cached_rows
+from polytask.training.events import EventLog, Listener, begin
+from polytask.training.features import FeatureCache, FrozenFeatures
 from polytask.training.job import Job
-from polytask.training.memory import peak_mb, start_measuring
-from polytask.training.provenance import provenance
+from polytask.training.memory import start_measuring
+from polytask.training.results import run_results
 from polytask.training.snapshot import Progress
-from polytask.training.stage import Stage, training_rows
+from polytask.training.stage import Stage
 
 EVALUATION_BATCH = 2048
 
@@ -42,92 +39,105 @@ def fit(
     Args:
         job: what to train.
         out: the run's directory; must be new or empty unless `resume`.
-        resume: continue from RUN/last, or start if there is none.
+        resume: continue from RUN/last, or start if there is none; a run that is done is left as it is.
         listeners: called with every event.
         features: frozen encoders' outputs shared between runs on the same rows.
     """
     out = Path(out)
     devices = Devices(job.run)
-    last = _prepared(out, job, resume, devices)
+    prepared = devices.on_first(lambda: snapshot.prepare(out, job, resume))
+    if prepared.results is not None:
+        return prepared.results
+    last = read_checkpoint(prepared.last) if prepared.last is not None else None
     state = last.state() if last is not None else None
+    stream = out / "events.jsonl"
+    devices.on_first(lambda: begin(stream, state["events"] if state else 0))
+    events = EventLog(stream, tuple(listeners)) if devices.is_first else EventLog(None)
     with devices.settings(state["threads"] if state else None):
-        session = _Session(job, out, devices, tuple(listeners), features if features is not None else {}, last, state)
         try:
+            session = _Session(job, out, devices, events)
+            if last is not None and state is not None:
+                session.restore(last, state)
+            session.read_rows({} if features is None else features)
             session.train()
             return session.finish()
         finally:
-            session.events.close()
+            events.close()
 
 
 class _Session:
-    """A run in progress; `fit` makes one."""
+    """A run in progress; `fit` makes one and calls its methods in their order."""
 
-    def __init__(
-        self,
-        job: Job,
-        out: Path,
-        devices: Devices,
-        listeners: tuple[Listener, ...],
-        features: FeatureCache,
-        last: Any,
-        state: Any,
-    ) -> None:
-        self.job, self.out, self.devices = job, out, devices
+    def __init__(self, job: Job, out: Path, devices: Devices, events: EventLog) -> None:
+        self.job, self.out, self.devices, self.events = job, out, devices, events
         start_measuring(devices.device)
-        self.progress = Progress(**state["progress"]) if state else Progress()
-        self._stage_state = state["stage"] if state else None
-        if devices.is_first:
-            cut(out / "events.jsonl", state["events"]) if state else (out / "events.jsonl").write_bytes(b"")
-        self.events = EventLog(
-            out / "events.jsonl" if devices.is_first else None, listeners if devices.is_first else ()
-        )
-        model = job.build()
-        if last is not None:
-            model.load_state_dict(last.tensors())
+        self.progress = Progress()
+        self.model = job.build()
+        self._learnable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         if job.run.sync_batchnorm and devices.world > 1:
-            synchronize_batchnorm(model)
-        self.model = model.to(devices.device)
-        self.train_rows = cached_rows(model, training_rows(job), features, "train", devices)
-        valid = {name: job.data.sources[name].splits["valid"] for name in self.train_rows}
-        self.valid_rows = cached_rows(model, valid, features, "valid", devices)
-        self.features = features
-        self._best_tensors: dict[str, torch.Tensor] | None = None
+            synchronize_batchnorm(self.model)
+        self.model.to(devices.device)
+        self._stage: Stage | None = None
+        self._stage_state: Any = None  # of the stage that a resumed run is in
+        self._best_tensors: dict[str, torch.Tensor] = {}  # where no checkpoint keeps the best model
         self._valid: dict[str, Any] = {}
-        self._evaluated_at = -1
-        if not state:
-            self._event("start", tasks=job.tasks, stages=[stage.name for stage in job.stages], processes=devices.world)
-            for remark in job.data.remarks:
+
+    def restore(self, last: Checkpoint, state: Mapping[str, Any]) -> None:
+        """Continues where a checkpoint was written."""
+        self.model.load_state_dict(last.tensors())
+        self.progress = Progress(**state["progress"])
+        self._stage_state = state["stage"]
+        if state["torch"] != torch.__version__:
+            self._event(
+                "message",
+                text=f"saved by torch {state['torch']}, resumed by {torch.__version__}: the last bits may differ",
+            )
+
+    def read_rows(self, features: FeatureCache) -> None:
+        """The rows of the run's sources, with the outputs of frozen layers where the model offers them."""
+        job = self.job
+        self._frozen = FrozenFeatures(self.model, self.devices, features, job.run.feature_cache_mb)
+        sources = {name: source for name, source in job.data.sources.items() if set(source.tasks) & set(job.tasks)}
+        self._train_rows = self._frozen.rows({name: source.splits["train"] for name, source in sources.items()})
+        self._valid_rows = self._frozen.rows({name: source.splits["valid"] for name, source in sources.items()})
+        self._test_splits = {name: source.splits["test"] for name, source in sources.items() if "test" in source.splits}
+        if self.progress.step == 0:
+            names = [stage.name for stage in job.stages]
+            self._event("start", tasks=job.tasks, stages=names, processes=self.devices.world)
+            for remark in [*job.data.remarks, *self._frozen.remarks]:
                 self._event("message", text=remark)
 
     def train(self) -> None:
-        for index in range(self.progress.stage, len(self.job.stages)):
-            stage = Stage(self.job, self.job.stages[index], index, self.model, self.train_rows, self.devices)
+        progress, stages = self.progress, self.job.stages
+        for index in range(progress.stage, len(stages)):
+            self._stage = stage = Stage(self.job, index, self.model, self._learnable, self._train_rows, self.devices)
             if self._stage_state is not None:
                 stage.load_state_dict(self._stage_state)
                 self._stage_state = None
             reason = self._run_stage(stage)
-            self._event("stop", reason=reason, stage_steps=self.progress.stage_step)
-            if index + 1 < len(self.job.stages):
-                self.progress.stage, self.progress.stage_step, self.progress.since_best = index + 1, 0, 0
+            self._event("stop", reason=reason, stage_steps=progress.stage_step)
+            if index + 1 < len(stages):
+                progress.next_stage()
 
     def _run_stage(self, stage: Stage) -> str:
-        progress, spec = self.progress, stage.spec
+        progress = self.progress
+        self.model.train()
         stops = self._stops_early(stage)  # a run resumed at the evaluation that ended the stage
         while progress.stage_step < stage.steps and not stops:
             for pieces in stage.batches(progress.stage_step):
                 self._step(stage, pieces)
-                every = self.job.run.evaluate_every
                 ended = progress.stage_step >= stage.steps
                 if stage.ends_epoch(progress.stage_step):
                     stage.balancer.after_epoch()
-                if ended or (stage.ends_epoch(progress.stage_step) if every is None else progress.step % every == 0):
-                    self._evaluate(stage)
+                if ended or self._evaluation_due(stage):
+                    is_best = self._evaluate(stage)
                     stops = self._stops_early(stage)
-                elif self._checkpoint_due():
-                    self._save(stage, is_best=False)
+                    self._keep(stage, is_best, evaluated=True, ended=ended or stops)
+                else:
+                    self._keep(stage, is_best=False, evaluated=False, ended=False)
                 if ended or stops:
                     break
-        return "early stopping" if stops and spec.early_stopping else "all steps done"
+        return "early stopping" if stops else "all steps done"
 
     def _step(self, stage: Stage, pieces: list[Batch]) -> None:
         progress = self.progress
@@ -135,44 +145,51 @@ class _Session:
         try:
             report = stage.train(pieces, progress.stage_step)
         except NotFinite as error:
-            raise self._not_finite(error, pieces) from error
+            raise self._not_finite(stage, error) from error
         progress.seconds += time.perf_counter() - started
         rate = stage.learning_rate(progress.stage_step)
         progress.stage_step += 1
         progress.step += 1
-        if report is not None and (progress.step % self.job.run.log_every == 0 or progress.step == 1):
-            values: dict[str, Any] = {"losses": report.losses, "weights": report.weights}
-            cosines = report.cosines
-            if cosines is not None:
-                table = [[None if value != value else value for value in row] for row in cosines.tolist()]
+        if progress.step % self.job.run.log_every != 0 and progress.step != 1:
+            return
+        values: dict[str, Any] = {"losses": {}, "weights": {}}  # no row of the step has a label
+        if report is not None:
+            values = {"losses": report.losses, "weights": report.weights}
+            if report.cosines is not None:
+                table = [[None if value != value else value for value in row] for row in report.cosines.tolist()]
                 values["cosines"] = {"tasks": report.tasks, "values": table}
-            self._event("step", **values, learning_rate=rate, of=stage.steps)
+        self._event("step", **values, learning_rate=rate, of=stage.steps)
 
-    def _not_finite(self, error: NotFinite, pieces: list[Batch]) -> NotFinite:
+    def _not_finite(self, stage: Stage, error: NotFinite) -> NotFinite:
         """The error with the run's step, after the row numbers of the batch are saved."""
-        path = self.out / "not_finite.json"
-        rows = {piece.source: piece.rows.tolist() for piece in pieces}
-        write_file(path, json_bytes({"step": self.progress.step + 1, "error": str(error), "rows": rows}))
+        progress, path = self.progress, self.out / "not_finite.json"
+        step = progress.step + 1
+        # the rule counts its own calls, from 0 in each stage
+        what = str(error).replace(f"at step {stage.balancer.step}", f"at step {step}")
+        if self.devices.is_first:
+            rows = stage.rows(progress.stage_step)
+            write_file(path, json_bytes({"step": step, "stage": stage.spec.name, "error": what, "rows": rows}))
         return NotFinite(
-            f"step {self.progress.step + 1} of the run: {error}; the row numbers of the batch are in {path}, "
-            f"what was saved before is kept; a lower learning rate, clip or another label scale may help"
+            f"{what}; the batch's row numbers are in {path}, and what was saved before is kept; "
+            "a lower learning rate, clip or another label scale may help"
         )
 
-    def _evaluate(self, stage: Stage) -> None:
-        """Scores the validation split, and saves if the recipe says so."""
-        progress, job = self.progress, self.job
-        with self.devices.autocast():
-            self._valid, losses = evaluate(self.model, self.valid_rows, job.targets, EVALUATION_BATCH)
+    def _evaluation_due(self, stage: Stage) -> bool:
+        every = self.job.run.evaluate_every
+        return stage.ends_epoch(self.progress.stage_step) if every is None else self.progress.step % every == 0
+
+    def _evaluate(self, stage: Stage) -> bool:
+        """Scores the validation split; True if the score is the run's best so far."""
+        job, progress = self.job, self.progress
+        try:
+            with self.devices.autocast():
+                self._valid, losses = evaluate(self.model, self._valid_rows, job.targets, EVALUATION_BATCH)
+        except NotFinite as error:
+            raise NotFinite(f"evaluation after step {progress.step}: {error}; what was saved before is kept") from error
         selection = selection_score(self._valid, job.targets)
-        score = selection.value
-        gain = 0.0 if stage.spec.early_stopping is None else stage.spec.early_stopping.least_gain
-        is_best = progress.best_score is None or (score is not None and score > progress.best_score + gain)
-        is_best = self.devices.agreed(is_best)
-        if is_best:
-            progress.best_score, progress.best_step, progress.best_valid = score, progress.step, self._valid
-            progress.since_best = 0
-        else:
-            progress.since_best += 1
+        score = self.devices.on_first(lambda: selection.value)  # replicas on accelerators may differ in the last bit
+        early = stage.spec.early_stopping
+        is_best = progress.see(score, self._valid, 0.0 if early is None else early.least_gain)
         self._event(
             "evaluate",
             split="valid",
@@ -182,131 +199,68 @@ class _Session:
             undefined=selection.left_out,
             best=is_best,
         )
-        if job.run.checkpoint_every == "end":
-            if is_best:
-                self._best_tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        elif is_best or job.run.checkpoint_every == "evaluation" or self._checkpoint_due():
-            self._save(stage, is_best)
+        return is_best
 
     def _stops_early(self, stage: Stage) -> bool:
         early = stage.spec.early_stopping
         return early is not None and self.progress.since_best >= early.patience
 
-    def _checkpoint_due(self) -> bool:
+    def _keep(self, stage: Stage, is_best: bool, *, evaluated: bool, ended: bool) -> None:
+        """Saves a checkpoint if one is due."""
         every = self.job.run.checkpoint_every
-        return isinstance(every, int) and self.progress.step % every == 0
+        if every == "end":
+            if is_best:
+                self._best_tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        elif is_best or ended or (evaluated if every == "evaluation" else self.progress.step % every == 0):
+            self.devices.on_first(lambda: self._save(stage, is_best))
 
     def _save(self, stage: Stage, is_best: bool) -> None:
-        if self.devices.is_first:
-            self._event("checkpoint", best=is_best)
-            state = snapshot.session_state(
-                self.progress, stage.state_dict(), self.events.position(), self.job.run.deterministic
-            )
-            path = snapshot.save(
-                self.out,
-                self.job,
-                self.model,
-                self.progress,
-                metrics={"valid": self._valid} if is_best else {},
-                state=state,
-            )
-            snapshot.point_and_prune(self.out, path, is_best, self.job.run.keep)
-        self.devices.wait()
+        job, progress = self.job, self.progress
+        self._event("checkpoint", best=is_best)
+        state = snapshot.session_state(progress, stage.state_dict(), self.events.position(), job.run.deterministic)
+        metrics = snapshot.main_metrics(job, {"valid": self._valid} if is_best else {})
+        card = snapshot.card(job, self.model, progress.step, metrics)
+        path = snapshot.save(self.out, job, self.model, card, state)
+        snapshot.point_and_prune(self.out, path, is_best, job.run.keep)
 
     def finish(self) -> dict[str, Any]:
-        """Scores the best model on the test split, once, and writes results.json and the model's final card."""
+        """Scores the best model on the test split, once, and writes its final card and results.json."""
         job, progress = self.job, self.progress
         best = pointed(self.out, "best")
-        tensors = read_checkpoint(best).tensors() if best is not None else self._best_tensors
-        assert tensors is not None  # every stage ends with an evaluation
-        self.model.load_state_dict(tensors)
-        results = self._results()
-        if self.devices.is_first:
-            metrics = {split: results[split] for split in ("valid", "test") if results[split]}
-            state = read_checkpoint(best).state() if best is not None and (best / snapshot.STATE).exists() else None
-            path = snapshot.save(
-                self.out,
-                job,
-                self.model,
-                progress,
-                metrics=metrics,
-                state=state,
-                tensors=tensors,
-                step=progress.best_step,
-            )
-            if best is None:
-                snapshot.point_and_prune(self.out, path, True, job.run.keep)
-            write_file(self.out / "results.json", json_bytes(results))
-        self.devices.wait()
-        return results
+        self.model.load_state_dict(self._best_tensors if best is None else read_checkpoint(best).tensors())
+        test = self._tested()
+        results = run_results(job, self.model, progress, test, self.devices.device)
+        scores = {"valid": progress.best_valid, **({"test": test} if test else {})}
 
-    def _results(self) -> dict[str, Any]:
-        job, progress = self.job, self.progress
-        test = {
-            name: job.data.sources[name].splits["test"]
-            for name in self.train_rows
-            if "test" in job.data.sources[name].splits
-        }
-        scored: dict[str, Any] = {}
-        if test:
-            rows = cached_rows(self.model, test, self.features, "test", self.devices)
-            with self.devices.autocast():
-                scored, _ = evaluate(self.model, rows, job.targets, EVALUATION_BATCH)
-        tasks = {
-            task: {
-                "kind": target.task.kind,
-                "metric": target.task.metric,
-                "higher_is_better": METRICS[target.task.metric].higher_is_better,
-                "role": target.task.role,
-            }
-            for task, target in job.targets.items()
-        }
-        counts = describe(self.model)
-        return {
-            "kind": "train",
-            "version": 1,
-            "tasks": tasks,
-            "valid": progress.best_valid,
-            "test": scored,
-            "score": progress.best_score,
-            "best_step": progress.best_step,
-            "steps": progress.step,
-            "seconds": progress.seconds,
-            "parameters": {"total": counts["parameters"], "shared": counts["shared"], "private": counts["private"]},
-            "peak_memory_mb": peak_mb(self.devices.device),
-            "seed": job.run.seed,
-            "rule": job.stages[-1].rule.kind,
-            "sharing": job.model.sharing.kind,
-            "provenance": provenance(),
-        }
+        def write() -> dict[str, Any]:
+            metrics = snapshot.main_metrics(job, scores)
+            if best is not None:
+                update_card(best, {"metrics": metrics})
+            else:
+                card = snapshot.card(job, self.model, progress.best_step, metrics)
+                point(self.out, "best", snapshot.save(self.out, job, self.model, card, None))
+            write_file(self.out / snapshot.RESULTS, json_bytes(results))
+            return results
+
+        return self.devices.on_first(write)
+
+    def _tested(self) -> dict[str, Any]:
+        """task -> metric -> value, of the tasks whose source has a test split."""
+        tasks = [task for name in self._test_splits for task in self.job.data.sources[name].tasks]
+        targets = {task: target for task, target in self.job.targets.items() if task in tasks}
+        if not targets:
+            return {}
+        with self.devices.autocast():
+            return evaluate(self.model, self._frozen.rows(self._test_splits), targets, EVALUATION_BATCH)[0]
 
     def _event(self, event: str, **values: Any) -> None:
-        progress = self.progress
-        stage = self.job.stages[progress.stage]
+        progress, stage = self.progress, self._stage
         self.events.write(
             event,
             step=progress.step,
+            epoch=0 if stage is None else stage.epoch(progress.stage_step),
             stage_step=progress.stage_step,
-            stage=stage.name,
+            stage=self.job.stages[progress.stage].name,
             seconds=round(progress.seconds, 4),
             **values,
         )
-
-
-def _prepared(out: Path, job: Job, resume: bool, devices: Devices) -> Any:
-    """The checkpoint to resume from, or None; the run's directory with its recipe."""
-    last = pointed(out, "last")
-    if last is not None and resume:
-        checkpoint = read_checkpoint(last)
-        snapshot.check_same_recipe(checkpoint, job, out)
-        return checkpoint
-    leftovers = [path for path in out.iterdir() if path.name != "recipe.yaml"] if out.is_dir() else []
-    if leftovers and not resume and devices.is_first:
-        raise CheckpointError(
-            f"{out}: not empty ({leftovers[0].name} is there); name a new directory, or continue this run with --resume"
-        )
-    if devices.is_first:
-        out.mkdir(parents=True, exist_ok=True)
-        write_file(out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
-    devices.wait()
-    return None

@@ -29,7 +29,7 @@ def factor(spec: ScheduleSpec, step: int, steps: int) -> float:
     >>> [factor(ScheduleSpec(kind="linear", warmup=0.5), step, 4) for step in range(4)]
     [0.5, 1.0, 1.0, 0.5]
     """
-    warmup = math.ceil(spec.warmup * steps)
+    warmup = round(spec.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

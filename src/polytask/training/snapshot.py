@@ -1,20 +1,31 @@
 """From a running session to a checkpoint directory and back, bit for bit."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from polytask.checkpoints import Checkpoint, list_checkpoints, point, pointed, write_checkpoint
-from polytask.checkpoints.checkpoint import STATE
+from polytask.checkpoints import (
+    Checkpoint,
+    list_checkpoints,
+    point,
+    pointed,
+    read_checkpoint,
+    remove_directory,
+    remove_unfinished,
+    write_checkpoint,
+)
+from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import CheckpointError
 from polytask.sharing import MultiTaskModel, describe
 from polytask.training.job import Job
 from polytask.training.provenance import versions
 
-__all__ = ["STATE", "Progress", "card", "check_same_recipe", "point_and_prune", "save", "session_state"]
+RESULTS, RECIPE = "results.json", "recipe.yaml"
 
 
 @dataclass
@@ -23,9 +34,9 @@ class Progress:
 
     Attributes:
         stage: index of the stage; stage_step: steps done in it; step: steps done in all.
-        best_score, best_step: of the selection score on the validation split; None before the first evaluation.
+        best_score, best_step: of the selection score on the validation split; None before the first that is defined.
         best_valid: the metrics there.
-        since_best: evaluations of this stage since the best one, for early stopping.
+        stage_best: the stage's best score; since_best: evaluations of the stage since then. For early stopping.
         seconds: spent in training steps.
     """
 
@@ -35,19 +46,89 @@ class Progress:
     best_score: float | None = None
     best_step: int = 0
     best_valid: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    stage_best: float | None = None
     since_best: int = 0
     seconds: float = 0.0
 
+    def next_stage(self) -> None:
+        self.stage, self.stage_step = self.stage + 1, 0
+        self.stage_best, self.since_best = None, 0
 
-def card(job: Job, model: MultiTaskModel, progress: Progress, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """card.json but for the file hashes. `metrics`: split -> task -> metric -> value."""
+    def see(self, score: float | None, metrics: dict[str, dict[str, float | None]], least_gain: float) -> bool:
+        """Takes an evaluation in; True if it is the best so far, or if none has had a defined score yet."""
+        if score is not None and (self.stage_best is None or score > self.stage_best + least_gain):
+            self.stage_best, self.since_best = score, 0
+        else:
+            self.since_best += 1
+        is_best = self.best_score is None or (score is not None and score > self.best_score)
+        if is_best:
+            self.best_score, self.best_step, self.best_valid = score, self.step, metrics
+        return is_best
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's directory before training: either there are results already, or where to begin.
+
+    Attributes:
+        results: of a run that is done.
+        last: the checkpoint to continue from; None begins anew.
+    """
+
+    results: dict[str, Any] | None = None
+    last: Path | None = None
+
+
+def prepare(out: Path, job: Job, resume: bool) -> Prepared:
+    """Makes the run's directory, or looks at the one that is to be continued; on the first process only."""
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out}: is a file; name a directory")
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if resume and RECIPE in found:
+        _check_same_recipe(_recipe(out), job, out)
+        for folder in (out, out / "checkpoints"):
+            remove_unfinished(folder)
+        if RESULTS in found:
+            return Prepared(results=read_json(out / RESULTS))
+        last = pointed(out, "last")
+        if last is not None:
+            _check_same_data(read_checkpoint(last), job, out)
+            return Prepared(last=last)
+    elif found and resume:
+        raise CheckpointError(f"{out}: not a run to continue ({found[0]} is there, {RECIPE} is not)")
+    elif found:
+        raise CheckpointError(
+            f"{out}: not empty ({found[0]} is there); name a new directory, or continue this run with --resume"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{out}: could not be made ({error.strerror or error})") from error
+    write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
+    return Prepared()
+
+
+def save(run: Path, job: Job, model: MultiTaskModel, card: Mapping[str, Any], state: Mapping[str, Any] | None) -> Path:
+    """Writes RUN/checkpoints/step-N, with N from the card."""
+    path = Path(run) / "checkpoints" / f"step-{card['step']}"
+    write_checkpoint(
+        path,
+        tensors=model.state_dict(),
+        config=job.config(model),
+        inputs=job.data.to_json(),
+        card=card,
+        recipe=job.recipe,
+        state=state,
+        extra_files=job.data.extra_files(),
+    )
+    return path
+
+
+def card(job: Job, model: MultiTaskModel, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """card.json but for the file hashes. `metrics`: as `main_metrics` gives them."""
     tasks = {
         task: {"kind": target.task.kind, "metric": target.task.metric, "role": target.task.role}
         for task, target in job.targets.items()
-    }
-    primary = {
-        split: {task: values[job.targets[task].task.metric] for task, values in by_task.items()}
-        for split, by_task in metrics.items()
     }
     return {
         "version": 1,
@@ -57,37 +138,19 @@ def card(job: Job, model: MultiTaskModel, progress: Progress, metrics: Mapping[s
         "rule": job.stages[-1].rule.kind,
         "sharing": job.model.sharing.kind,
         "seed": job.run.seed,
-        "step": progress.step,
+        "step": step,
         "parameters": describe(model),
-        "metrics": primary,
+        "metrics": dict(metrics),
         "versions": versions(),
     }
 
 
-def save(
-    run: Path,
-    job: Job,
-    model: MultiTaskModel,
-    progress: Progress,
-    *,
-    metrics: Mapping[str, Any],
-    state: Mapping[str, Any] | None,
-    tensors: Mapping[str, torch.Tensor] | None = None,
-    step: int | None = None,
-) -> Path:
-    """Writes RUN/checkpoints/step-N; `tensors` instead of the model's own where another step's are meant."""
-    path = Path(run) / "checkpoints" / f"step-{progress.step if step is None else step}"
-    write_checkpoint(
-        path,
-        tensors=model.state_dict() if tensors is None else tensors,
-        config=job.config(model),
-        inputs=job.data.to_json(),
-        card=card(job, model, progress, metrics),
-        recipe=job.recipe,
-        state=state,
-        extra_files=job.data.extra_files(),
-    )
-    return path
+def main_metrics(job: Job, by_split: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, Any]:
+    """split -> task -> its own metric's value, from split -> task -> metric -> value."""
+    return {
+        split: {task: values[job.targets[task].task.metric] for task, values in by_task.items()}
+        for split, by_task in by_split.items()
+    }
 
 
 def session_state(
@@ -105,34 +168,53 @@ def session_state(
 
 
 def point_and_prune(run: Path, newest: Path, is_best: bool, keep: int) -> None:
-    """RUN/last, and RUN/best if this one is; then removes all but the `keep` newest and the best."""
-    import shutil
+    """RUN/best if this one is, then RUN/last; then removes all but the `keep` newest and the best.
 
-    point(run, "last", newest)
+    `last` comes after `best`: a run that is killed in between continues from the older `last` and comes to the same
+    `best` again.
+    """
     if is_best:
         point(run, "best", newest)
+    point(run, "last", newest)
     best = pointed(run, "best")
     for old in list_checkpoints(run)[:-keep]:
         if old.resolve() not in (best, newest.resolve()):
-            shutil.rmtree(old)
+            remove_directory(old)
 
 
-def check_same_recipe(checkpoint: Checkpoint, job: Job, run: Path) -> None:
+def _recipe(run: Path) -> Any:
+    try:
+        return yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise CheckpointError(f"{run / RECIPE}: not readable as YAML ({str(error).splitlines()[0]})") from None
+
+
+def _check_same_recipe(saved: Any, job: Job, run: Path) -> None:
     """A run can be continued by its own recipe only."""
-    found = _difference(checkpoint.recipe, dict(job.recipe))
+    written = yaml.safe_load(yaml.safe_dump(dict(job.recipe)))  # as it would be read back
+    found = _difference(saved, written)
     if found is not None:
-        path, saved, now = found
+        path, before, now = found
         raise CheckpointError(
-            f"{run}: was written by another recipe: {path} is {_short(saved)} there and {_short(now)} here; "
+            f"{run}: was written by another recipe: {path} is {_short(before)} there and {_short(now)} here; "
             "resume with the same recipe or write to a new directory"
         )
 
 
+def _check_same_data(checkpoint: Checkpoint, job: Job, run: Path) -> None:
+    found = _difference(checkpoint.inputs, json.loads(json_bytes(job.data.to_json())))
+    if found is not None:
+        path, before, now = found
+        raise CheckpointError(
+            f"{run}: the training data have changed since: {path} was {_short(before)} and is {_short(now)}; "
+            "give it the same data or write to a new directory"
+        )
+
+
 def _difference(saved: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two recipes differ: its path and both values."""
+    """The first place where two nested values differ: its path and both values."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        keys = list(dict.fromkeys([*saved, *now]))
-        pairs = [(key, saved.get(key), now.get(key)) for key in keys]
+        pairs = [(key, saved.get(key), now.get(key)) for key in dict.fromkeys([*saved, *now])]
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         pairs = list(zip(range(len(saved)), saved, now, strict=True))
     else:

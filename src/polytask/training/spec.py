@@ -51,8 +51,10 @@ class OptimizerSpec(Strict):
 
 
 class ScheduleSpec(Strict):
-    """How the learning rate goes over a stage: up linearly over `warmup` (a fraction of the steps), then by kind down
-    to `floor` times its value."""
+    """How the learning rate goes over a stage.
+
+    Up linearly over the first steps, `warmup` as a fraction of all; then by kind, down towards `floor` times its value.
+    """
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0, lt=1)
@@ -60,7 +62,8 @@ class ScheduleSpec(Strict):
 
 
 class EarlyStoppingSpec(Strict):
-    """Ends a stage when the selection score has not risen for `patience` evaluations."""
+    """Ends a stage when the selection score has not risen above the stage's best, by more than `least_gain`, for
+    `patience` evaluations; an undefined score has not risen."""
 
     patience: int = Field(ge=1)
     least_gain: float = Field(default=0.0, ge=0)
@@ -74,15 +77,15 @@ class StageSpec(Strict):
         tasks: those trained in this stage; null is all.
         trainable: parameters that change, by the beginning of their name (`heads`, `sharing.encoder`); null is all.
         rule, optimizer, schedule, mixture: see their own options.
-        epochs, steps: the length; one of the two.
+        epochs, steps: the length; one of the two, or neither for one epoch.
         batch_size: rows a step, over all processes.
         clip: largest norm of the gradient; null leaves it.
         early_stopping: see there.
     """
 
     name: str = "train"
-    tasks: tuple[str, ...] | None = None
-    trainable: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    trainable: tuple[str, ...] | None = Field(default=None, min_length=1)
     rule: Annotated[RuleChoice, BeforeValidator(_rule)] = RuleChoice(kind="equal")
     optimizer: Annotated[OptimizerSpec, BeforeValidator(_kind)] = OptimizerSpec()
     schedule: Annotated[ScheduleSpec, BeforeValidator(_kind)] = ScheduleSpec()
@@ -107,13 +110,16 @@ class RunSpec(Strict):
         seed: of everything random.
         device: auto takes the accelerator that is there, else the CPU.
         precision: float32, or mixed precision with bf16 or fp16.
-        threads: of torch on the CPU; null leaves it. Kept in the checkpoint, since sums depend on it.
+        threads: of torch on the CPU; null leaves it. A resumed run takes as many as before, since sums depend on it.
         deterministic: torch.use_deterministic_algorithms.
         evaluate_every: steps between evaluations; null is once an epoch.
-        checkpoint_every: steps between checkpoints, "evaluation" (each one) or "end".
+        checkpoint_every: steps between checkpoints, or "evaluation": after each. There is one at the end of each stage
+            and at each best score too. "end" writes the best model when all is done, and nothing to resume from.
         keep: how many checkpoints stay besides the best.
         log_every: steps between step events.
         sync_batchnorm: BatchNorm over the global batch when several processes train.
+        feature_cache_mb: the outputs of frozen encoder layers are kept for all epochs up to this size, in MiB, a source
+            and split; 0 computes them in every step.
     """
 
     seed: int = 0
@@ -126,3 +132,4 @@ class RunSpec(Strict):
     keep: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
     sync_batchnorm: bool = True
+    feature_cache_mb: int = Field(default=4096, ge=0)

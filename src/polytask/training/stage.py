@@ -1,19 +1,19 @@
 """One stage of a run: its rows, its parameters, its rule and its optimiser."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from polytask.balancing import BackwardReport, balancer
-from polytask.core.errors import UnknownName
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.noise import Noise
-from polytask.tasks.examples import Batch
+from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
 from polytask.training.devices import Devices
 from polytask.training.job import Job
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
-from polytask.training.spec import StageSpec
 from polytask.training.steps import train_step
 
 
@@ -22,46 +22,67 @@ class Stage:
 
     Args:
         job: the run.
-        spec: this stage.
-        index: its place among the stages, part of the noise's name.
+        index: which of its stages.
         model: changed in place.
+        learnable: names of the parameters that the model itself leaves free to change.
         splits: source -> training rows (with cached features where the encoder offers them).
         devices: where it computes.
     """
 
     def __init__(
-        self, job: Job, spec: StageSpec, index: int, model: nn.Module, splits: dict[str, Any], devices: Devices
+        self,
+        job: Job,
+        index: int,
+        model: nn.Module,
+        learnable: Sequence[str],
+        splits: dict[str, Any],
+        devices: Devices,
     ) -> None:
-        self.spec, self.model, self.devices = spec, model, devices
+        self.spec = spec = job.stages[index]
+        self.model, self.devices = model, devices
         self.targets = {
             task: target for task, target in job.targets.items() if spec.tasks is None or task in spec.tasks
         }
-        used = {name: split for name, split in splits.items() if set(job.data.sources[name].tasks) & set(self.targets)}
-        self.mixture = Mixture(used, spec.mixture, spec.batch_size, job.run.seed)
+        used = {
+            name: _with_labels_of(self.targets, split)
+            for name, split in splits.items()
+            if any(task in self.targets for task in job.data.sources[name].tasks)
+        }
+        noise = Noise(job.run.seed, "stage", index)
+        self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
         self.steps = spec.steps or (spec.epochs or 1) * self.mixture.steps_per_epoch
         priority = {task: target.task.priority for task, target in self.targets.items()}
-        rule = spec.rule
         self.balancer = balancer(
-            rule.kind,
+            spec.rule.kind,
             tasks=list(self.targets),
-            engine=rule.engine,
-            groups=rule.groups,
-            scale=rule.scale,
-            priority=priority if len(set(priority.values())) > 1 else None,
+            engine=spec.rule.engine,
+            groups=spec.rule.groups,
+            scale=spec.rule.scale,
+            priority=priority if any(value != 1.0 for value in priority.values()) else None,
             seed=job.run.seed,
-            **rule.parameters,
+            **spec.rule.parameters,
         )
-        self.optimizer = build_optimizer(spec.optimizer, trainable(model, spec.trainable, spec.name))
-        self._noise = Noise(job.run.seed, "step", index, devices.rank)
+        self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
+        self._parameters = dict(model.named_parameters())
+        self._seeds = _Seeds(noise.child("step", devices.rank))
 
     def batches(self, step: int) -> Iterable[list[Batch]]:
         """The steps that are left of the epoch that `step` is in."""
         epoch, start = divmod(step, self.mixture.steps_per_epoch)
         return self.mixture.batches(epoch, start, self.devices.rank, self.devices.world)
 
+    def rows(self, step: int) -> dict[str, list[int]]:
+        """source -> the numbers of the rows of a step, over all processes."""
+        epoch, start = divmod(step, self.mixture.steps_per_epoch)
+        return {piece.source: piece.rows.tolist() for piece in next(self.mixture.batches(epoch, start))}
+
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch ends before `step`."""
         return step % self.mixture.steps_per_epoch == 0
+
+    def epoch(self, step: int) -> int:
+        """The epoch of the step before `step`, from 1."""
+        return -(-step // self.mixture.steps_per_epoch)
 
     def train(self, pieces: list[Batch], step: int) -> BackwardReport | None:
         set_learning_rate(self.optimizer, self.learning_rate(step))
@@ -72,7 +93,8 @@ class Stage:
             self.balancer,
             self.optimizer,
             self.devices,
-            noise=self._noise.child(step),
+            parameters=self._parameters,
+            seed=self._seeds.at(step),
             clip=self.spec.clip,
         )
 
@@ -90,33 +112,55 @@ class Stage:
             self.devices.scaler.load_state_dict(values["scaler"])
 
 
-def trainable(model: nn.Module, prefixes: tuple[str, ...] | None, stage: str) -> list[nn.Parameter]:
-    """The parameters that a stage changes; gradients of the others are switched off.
+class _Seeds:
+    """A seed for each step; drawn by the block, since making a generator costs more than its numbers."""
 
-    What the model itself froze when it was built stays frozen.
-    """
-    chosen = []
-    unused = dict.fromkeys(prefixes or ())
-    for name, parameter in model.named_parameters():
-        if not hasattr(parameter, "frozen_by_model"):
-            parameter.frozen_by_model = not parameter.requires_grad  # ty: ignore[invalid-assignment]
-        matching = [prefix for prefix in prefixes or () if name == prefix or name.startswith(f"{prefix}.")]
-        for prefix in matching:
-            unused.pop(prefix, None)
-        wanted = (prefixes is None or bool(matching)) and not parameter.frozen_by_model  # ty: ignore[missing-attribute]
-        parameter.requires_grad_(wanted)
-        if wanted:
-            chosen.append(parameter)
-    for prefix in unused:
-        beginnings = [name for name, module in model.named_modules() if name and name.count(".") < 3]
-        raise UnknownName("beginning of a parameter's name", prefix, beginnings, f"stage {stage!r}: trainable")
-    return chosen
+    BLOCK = 1024
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise, self._block = noise, -1
+        self._numbers = noise.raw(0)
+
+    def at(self, step: int) -> int:
+        block, place = divmod(step, self.BLOCK)
+        if block != self._block:
+            self._block, self._numbers = block, self._noise.raw(self.BLOCK, block * self.BLOCK)
+        return int(self._numbers[place]) >> 1
 
 
-def training_rows(job: Job) -> dict[str, Any]:
-    """source -> its training split, for the sources of the run's tasks, without labels of other tasks."""
-    rows: dict[str, Any] = {}
-    for name, source in job.data.sources.items():
-        if set(source.tasks) & set(job.tasks):
-            rows[name] = source.splits["train"]
-    return rows
+def _chosen(
+    model: nn.Module, learnable: Sequence[str], prefixes: tuple[str, ...] | None, stage: str
+) -> list[nn.Parameter]:
+    """The learnable parameters that a stage changes; gradients of the others are switched off."""
+    named = dict(model.named_parameters())
+    for prefix in prefixes or ():
+        if not any(_begins(name, prefix) for name in named):
+            beginnings = [name for name, _ in model.named_modules() if name and name.count(".") < 3]
+            raise UnknownName("beginning of a parameter's name", prefix, beginnings, f"stage {stage!r}: trainable")
+    chosen = [name for name in learnable if prefixes is None or any(_begins(name, prefix) for prefix in prefixes)]
+    if not chosen:
+        found = "null" if prefixes is None else list(prefixes)
+        raise BadValue(
+            "trainable", found, "a beginning of names whose parameters are not all frozen", f"stage {stage!r}"
+        )
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+    for name in chosen:
+        named[name].requires_grad_(True)
+    return [named[name] for name in chosen]
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _with_labels_of(tasks: Iterable[str], split: Any) -> Any:
+    """The rows without the labels of other tasks, so that no batch copies them."""
+    if not isinstance(split, Examples):
+        return split
+    kept = [task for task in tasks if task in split.labels]
+    return replace(
+        split,
+        labels={task: split.labels[task] for task in kept},
+        present={task: split.present[task] for task in kept},
+    )

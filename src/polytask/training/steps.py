@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balancing import BackwardReport, Balancer
-from polytask.core.noise import Noise
+from polytask.core.errors import MissingInput
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
 from polytask.training.devices import Devices
@@ -32,18 +32,22 @@ def task_losses(
     losses: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
     for piece in pieces:
-        tasks = [
-            task for task in targets if task in piece.labels and (devices.world > 1 or bool(piece.present[task].any()))
-        ]
+        found = {task: piece.present[task].count_nonzero().item() for task in targets if task in piece.labels}
+        tasks = [task for task, count in found.items() if count or devices.world > 1]
         if not tasks:
             continue
-        moved = piece.to(devices.device)
+        moved = piece if devices.device.type == "cpu" else piece.to(devices.device)
         with devices.autocast():
             outputs = model(moved.inputs, tasks)
         for task in tasks:
-            numerator, count = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
-            counts[task] = float(count)
-            losses[task] = numerator / max(counts[task], 1.0)
+            numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
+            if not numerator.requires_grad:
+                raise MissingInput(
+                    f"task {task!r} reaches no parameter that this stage trains; "
+                    "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
+                )
+            counts[task] = float(found[task])
+            losses[task] = numerator / max(found[task], 1)
     return TaskLosses(losses, counts)
 
 
@@ -55,29 +59,50 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     devices: Devices,
     *,
-    noise: Noise,
+    parameters: Mapping[str, Tensor],
+    seed: int,
     clip: float | None,
 ) -> BackwardReport | None:
-    """Changes the model by one step; None, and no change, when no row here has a label.
+    """Changes the model by one step; None, and no change, when no row of any process has a label.
 
-    Dropout draws from torch's global generator, which is seeded anew for each step from the run's noise (the run gives
-    the generator back as it found it), so a resumed run draws the same.
+    Args:
+        parameters: the model's, by name.
+        seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
+            generator back as it found it), so a resumed run draws the same.
+        clip: the largest norm of the gradient.
     """
-    torch.manual_seed(noise.torch_seed())
-    model.train()
+    devices.seed(seed)
     found = task_losses(model, pieces, targets, devices)
     if not found.losses and devices.world == 1:
         return None
-    optimizer.zero_grad()
-    report = balancer.backward(found.losses, model, counts=found.counts, scaler=devices.scaler)
-    if devices.scaler is not None and clip is not None:
-        devices.scaler.unscale_(optimizer)
+    report = balancer.backward(found.losses, parameters, counts=found.counts, scaler=devices.scaler)
+    if not report.tasks:
+        return None
     if clip is not None:
+        if devices.scaler is not None:
+            devices.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
     if devices.scaler is None:
         optimizer.step()
     else:
         devices.scaler.step(optimizer)
         devices.scaler.update()
-    balancer.after_step()
+    optimizer.zero_grad()
+    if balancer.looks_again:
+        after = losses_again(model, pieces, targets, devices, noise)
+        balancer.after_step(after.losses, counts=after.counts)
     return report
+
+
+def losses_again(
+    model: nn.Module, pieces: Sequence[Batch], targets: Mapping[str, Target], devices: Devices, noise: Noise
+) -> TaskLosses:
+    """The same batch's losses after the step, for rules that compare the two: with the same dropout, without a graph,
+    and with the buffers (BatchNorm's running statistics) left as they were, so that a batch counts once."""
+    torch.manual_seed(noise.torch_seed())
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        found = task_losses(model, pieces, targets, devices)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return found
