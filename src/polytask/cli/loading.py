@@ -23,7 +23,8 @@ def load_file(file: Path) -> None:
     except PolytaskError as error:
         raise DataError(f"--load {file}: {error}") from error
     except Exception as error:  # the file is the user's and may fail in any way
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         line = lines[-1] if lines else getattr(error, "lineno", None)
         place = f", line {line}" if line else ""
         raise DataError(f"--load {file}{place}: {type(error).__name__}: {error}") from error

@@ -31,6 +31,10 @@ class BadValue(PolytaskError, ValueError):
         super().__init__(f"{_place(where)}{what} is {found!r}; allowed: {allowed}")
 
 
+class Inconsistent(PolytaskError, ValueError):
+    """Values that do not go together."""
+
+
 class MissingInput(PolytaskError, ValueError):
     """Something that a rule, an encoder or a command needs was not given."""
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, MissingInput, PolytaskError, UnknownName
 
 
 class Strict(BaseModel):
@@ -17,19 +17,31 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], values: Any, where: str) -> M:
-    """The model made from `values`; the first mistake is raised as a typed error naming its place in the recipe."""
+def validated(model: type[M], values: Any, where: str, renamed: Mapping[str, str] | None = None) -> M:
+    """The model made from `values`; the first mistake is raised as a typed error naming its place in the recipe.
+
+    Args:
+        model: of the values.
+        values: as they were read.
+        where: what they are, the beginning of every place.
+        renamed: beginnings of places as the user wrote them, {"recipe.stages.0": "train"}.
+    """
     if not isinstance(values, Mapping):
         raise BadValue(where, values, "a mapping")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise _translated(error, model, where) from None
+        raise _translated(error, model, where, renamed or {}) from None
 
 
-def _translated(error: ValidationError, model: type[BaseModel], where: str) -> PolytaskError:
+def _translated(
+    error: ValidationError, model: type[BaseModel], where: str, renamed: Mapping[str, str]
+) -> PolytaskError:
     first = error.errors()[0]
     place = ".".join([where, *(str(part) for part in first["loc"])])
+    for beginning, written in renamed.items():
+        if place == beginning or place.startswith(f"{beginning}."):
+            place = f"{written}{place[len(beginning) :]}"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, PolytaskError):
         return cause
@@ -38,13 +50,22 @@ def _translated(error: ValidationError, model: type[BaseModel], where: str) -> P
         return UnknownName("key", key, _keys(model, first["loc"][:-1]), parent)
     if first["type"] == "missing":
         return MissingInput(f"{place} is missing")
-    return BadValue(place, first["input"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "value_error":  # the validator's own sentence
+        return Inconsistent(f"{place}: {cause}")
+    return BadValue(place, first["input"], allowed(first["msg"]))
+
+
+def allowed(message: str) -> str:
+    """What pydantic's message says is allowed, without its preamble."""
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed at a path inside a model; those of the innermost model that can be found."""
     current = model
     for part in path:
+        if isinstance(part, int):  # a place in a list
+            continue
         field = current.model_fields.get(str(part))
         inner = None if field is None else _model_in(field.annotation)
         if inner is None:

@@ -47,7 +47,7 @@ def read_recipe(recipe: str | Path | Mapping[str, Any], settings: Mapping[str, A
     values, beside = _values(recipe)
     for path, value in parsed_settings(settings).items():
         values = changed(values, path, value)
-    return Read(validated(Recipe, values, "recipe"), values, beside)
+    return Read(validated(Recipe, values, "recipe", _as_written(values)), values, beside)
 
 
 def parsed_settings(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
@@ -92,6 +92,13 @@ def changed(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     if inner is not None and not isinstance(inner, Mapping):
         raise BadValue(f"{key!r}", inner, "a mapping, as the setting goes inside it", f"setting {path!r}")
     return {**values, key: changed(inner or {}, rest, value)}
+
+
+def _as_written(values: Mapping[str, Any]) -> dict[str, str]:
+    """How places are called where `train:` stands for the stages (and for what holds for the whole run)."""
+    if "train" not in values:
+        return {}
+    return {"recipe.stages.0": "recipe.train", **({} if "run" in values else {"recipe.run": "recipe.train"})}
 
 
 def _values(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:

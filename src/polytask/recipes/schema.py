@@ -4,11 +4,18 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.validation import Strict
 from polytask.sharing import ModelSpec
 from polytask.tasks.data_spec import DataSpec
 from polytask.tasks.task import Task, expand_tasks
 from polytask.training.spec import RunSpec, StageSpec
+
+
+def _check_keys(values: dict[str, Any], allowed: list[str], where: str) -> None:
+    for key in values:
+        if key not in allowed:
+            raise UnknownName("key", key, allowed, where)
 
 
 class CompareSpec(Strict):
@@ -53,12 +60,19 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _train_is_one_stage(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "train" not in values:
+        if not isinstance(values, dict):
+            return values
+        _check_keys(values, [*cls.model_fields, "train"], "recipe")
+        if "train" not in values:
             return values
         if "stages" in values:
-            raise ValueError("a recipe has train or stages, not both")
+            raise ValueError("it has train or stages, not both")
         rest = {key: value for key, value in values.items() if key != "train"}
-        train = dict(values["train"] or {})
+        train = values["train"] if values["train"] is not None else {}
+        if not isinstance(train, dict):
+            raise BadValue("recipe.train", train, "a mapping, as {rule: equal, epochs: 5}")
+        train = dict(train)
+        _check_keys(train, [*StageSpec.model_fields, *RunSpec.model_fields], "recipe.train")
         run = {**(rest.get("run") or {}), **{key: train.pop(key) for key in list(train) if key in RunSpec.model_fields}}
         return {**rest, "stages": [train], "run": run}
 
