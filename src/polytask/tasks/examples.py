@@ -66,6 +66,8 @@ class Batch:
 
     def part(self, rank: int, world: int) -> "Batch":
         """The rows rank, rank + world, ... of this batch: one process's part of a global batch."""
+        if world == 1:
+            return self
 
         def strided(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {key: tensor[rank::world] for key, tensor in tensors.items()}
@@ -95,11 +97,19 @@ class Examples:
     def batch(self, index: Tensor | np.ndarray) -> Batch:
         """The rows at these positions (0 ... len - 1)."""
         index = torch.as_tensor(index)
+
+        def chosen(tensors: Mapping[str, Tensor | Ragged]) -> dict[str, Tensor]:
+            # index_select takes a third of the time of tensor[index]
+            return {
+                key: x.padded(index) if isinstance(x, Ragged) else x.index_select(0, index)
+                for key, x in tensors.items()
+            }
+
         return Batch(
-            inputs={key: x.padded(index) if isinstance(x, Ragged) else x[index] for key, x in self.inputs.items()},
-            labels={task: label[index] for task, label in self.labels.items()},
-            present={task: mask[index] for task, mask in self.present.items()},
-            rows=self.rows[index],
+            inputs=chosen(self.inputs),
+            labels=chosen(self.labels),
+            present=chosen(self.present),
+            rows=self.rows.index_select(0, index),
             source=self.source,
         )
 

@@ -19,14 +19,18 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def binary_cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of -log p(label), p = sigmoid(output); all of shape [B], or [B, L] for several labels a row. In nats."""
     outputs, labels = _filled(outputs, labels, present)
-    return F.binary_cross_entropy_with_logits(outputs, labels, weight=present.to(outputs.dtype), reduction="sum")
+    weight = None if _complete(present) else present.to(outputs.dtype)
+    return F.binary_cross_entropy_with_logits(outputs, labels, weight=weight, reduction="sum")
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of -log p(label), p = softmax(outputs); outputs [B, C], labels (class numbers) and present [B]. In nats."""
     if outputs.ndim != 2 or labels.shape != outputs.shape[:1] or present.shape != labels.shape:
         raise _wrong_shapes(outputs, labels, present, "[B, C], [B] and [B]")
-    outputs = torch.where(present[:, None], _single_precision(outputs), 0.0)
+    outputs = _single_precision(outputs)
+    if _complete(present):
+        return F.cross_entropy(outputs, labels, reduction="sum")
+    outputs = torch.where(present[:, None], outputs, 0.0)
     # A class number that no class has marks the rows to leave out.
     return F.cross_entropy(outputs, torch.where(present, labels, -1), ignore_index=-1, reduction="sum")
 
@@ -62,8 +66,18 @@ def _filled(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, T
     """Outputs and labels with 0 in place of absent ones (so that a difference of absent ones is 0)."""
     if not outputs.shape == labels.shape == present.shape:
         raise _wrong_shapes(outputs, labels, present, "one shape for all three")
-    outputs = torch.where(present, _single_precision(outputs), 0.0)
-    return outputs, torch.where(present, labels, 0.0).to(outputs.dtype)
+    outputs = _single_precision(outputs)
+    if _complete(present):
+        return outputs, labels.to(outputs.dtype)
+    return torch.where(present, outputs, 0.0), torch.where(present, labels, 0.0).to(outputs.dtype)
+
+
+def _complete(present: Tensor) -> bool:
+    """True if every label exists, so that nothing needs replacing.
+
+    Asked on the CPU only: an accelerator would have to be waited for, which costs more than replacing.
+    """
+    return present.device.type == "cpu" and bool(present.all())
 
 
 def _single_precision(outputs: Tensor) -> Tensor:
