@@ -41,7 +41,7 @@ def task_losses(
             outputs = model(moved.inputs, tasks)
         for task in tasks:
             numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
-            if not numerator.requires_grad:
+            if torch.is_grad_enabled() and not numerator.requires_grad:
                 raise MissingInput(
                     f"task {task!r} reaches no parameter that this stage trains; "
                     "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
@@ -89,17 +89,19 @@ def train_step(
         devices.scaler.update()
     optimizer.zero_grad()
     if balancer.looks_again:
-        after = losses_again(model, pieces, targets, devices, noise)
+        after = losses_again(model, pieces, targets, devices, seed)
         balancer.after_step(after.losses, counts=after.counts)
     return report
 
 
 def losses_again(
-    model: nn.Module, pieces: Sequence[Batch], targets: Mapping[str, Target], devices: Devices, noise: Noise
+    model: nn.Module, pieces: Sequence[Batch], targets: Mapping[str, Target], devices: Devices, seed: int
 ) -> TaskLosses:
-    """The same batch's losses after the step, for rules that compare the two: with the same dropout, without a graph,
-    and with the buffers (BatchNorm's running statistics) left as they were, so that a batch counts once."""
-    torch.manual_seed(noise.torch_seed())
+    """The same batch's losses after the step, for rules that compare the two: with the same dropout, without a graph.
+
+    Buffers (BatchNorm's running statistics) are left as they were, so that a batch counts once.
+    """
+    devices.seed(seed)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
         found = task_losses(model, pieces, targets, devices)
