@@ -13,7 +13,7 @@ from polytask.balancing.partition import Partition, partition
 from polytask.balancing.report import BackwardReport
 from polytask.balancing.scale import rescaled
 from polytask.core.catalogue import Catalogue
-from polytask.core.constraints import Choice, Interval
+from polytask.core.constraints import Choice, Interval, check_parameters
 from polytask.core.errors import BadValue, CheckpointError, MissingInput, NotFinite, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
@@ -77,7 +77,9 @@ class Balancer:
         self.engine = ENGINES.find(engine)()
         self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
         self._new_rule: Callable[[list[str]], Rule] = lambda names: Rule(self.spec, names, seed=seed, **parameters)
-        self._new_rule(["checks the parameters"])
+        self.parameters = check_parameters(self.spec.parameters, parameters, where)
+        if tasks is not None:
+            self._new_rule(self.tasks or [])  # checks the tasks that parameters name
         self._rules: dict[str, Rule] = {}
         self.step = 0
 
@@ -127,16 +129,24 @@ class Balancer:
             rule.advance()
         return report
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether `after_step` needs the losses of the same batch after the optimiser's step: a second forward."""
+        return self.spec.looks_again(self.parameters)
+
     def after_step(
         self, losses: Mapping[str, Tensor] | None = None, *, counts: Mapping[str, float] | None = None
     ) -> None:
         """Call after the optimiser's step; a rule that looks at the losses again needs them, on the same batch."""
-        if self.spec.after_step is None:
+        if not self.looks_again:
             return
         if losses is None:
             raise MissingInput(f"rule {self.spec.name!r} looks at the losses after the step: after_step(losses)")
         tasks, values, _ = self._present(losses, counts, None)
+        if not tasks:
+            return
         self._refuse_infinite(tasks, values)
+        values = values if self.spec.prefers else values * self._priority(tasks)  # as the rule saw them before
         for rule in self._rules.values():
             rule.after_step(tasks, values)
 
@@ -309,6 +319,7 @@ class Balancer:
 
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:
         if self.tasks is None and not distribution.active():
+            self._new_rule(list(losses))
             self.tasks = list(losses)
         for task in losses:
             if self.tasks is not None and task not in self.tasks:

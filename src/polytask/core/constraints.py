@@ -5,9 +5,12 @@ def rule(gram, *, decay: Annotated[float, Interval(0, 1, open="right")] = 0.9): 
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
 
 from polytask.core.errors import BadValue, UnknownName
 
@@ -62,18 +65,50 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class PerTask:
+    """A number a task: one number for all of them, or {task: number}; a task that is not named has the default.
+
+    The function sees float64 [T], the present tasks' numbers; a default of None is NaN there: the task has none.
+    """
+
+    each: Interval
+
+    def allows(self, value: object) -> bool:
+        if isinstance(value, Mapping):
+            return all(isinstance(task, str) and self.each.allows(number) for task, number in value.items())
+        return value is None or self.each.allows(value)
+
+    def __str__(self) -> str:
+        return f"{self.each}, or {{task: number}}"
+
+    def bad_values(self) -> list[object]:
+        return [*self.each.bad_values(), *({"a": bad} for bad in self.each.bad_values()), {3: self.each.low}]
+
+    def numbers(self, name: str, value: Any, default: Any, tasks: Sequence[str], where: str) -> Tensor:
+        """The value for each of `tasks`; UnknownName if it names another one."""
+        given = value if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
+        for task in given:
+            if task not in tasks:
+                raise UnknownName("task", task, tasks, f"{where}, {name}")
+        found = [given.get(task, default) for task in tasks]
+        return torch.tensor([math.nan if number is None else number for number in found], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A parameter of a rule: its type, default and constraint."""
 
     name: str
     type: Any
     default: Any
-    constraint: Interval | Choice | None
+    constraint: Interval | Choice | PerTask | None
 
     def checked(self, value: Any, where: str) -> Any:
         """The value as this parameter's type; BadValue if it is not allowed."""
         if self.constraint is not None and not self.constraint.allows(value):
             raise BadValue(self.name, value, str(self.constraint), where)
+        if isinstance(self.constraint, PerTask):
+            return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         plain = get_origin(self.type) or self.type
@@ -96,7 +131,7 @@ def parameters_of(function: Callable[..., Any], *, skip: tuple[str, ...] = ()) -
         hint, constraint = hints.get(name, Any), None
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
-            constraint = next((note for note in notes if isinstance(note, Interval | Choice)), None)
+            constraint = next((note for note in notes if isinstance(note, Interval | Choice | PerTask)), None)
         assert argument.default is not inspect.Parameter.empty, f"{name} of {function} needs a default"
         found[name] = Parameter(name, hint, argument.default, constraint)
     return found

@@ -11,13 +11,16 @@ A combine rule is a function of what it `needs`, then its `state` if it has one,
 
 State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks:
 `Float[Tensor, "T"]` has one entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees
-the entries of those present; the others wait.
+the entries of those present; the others wait. A parameter with one number a task (`PerTask`) arrives in the same way.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Parameter, parameters_of
@@ -41,7 +44,7 @@ CLAIMS = {
     "linear_under_scaling": "a sum over tasks, each term of which grows with the scale of that task's loss and vector",
 }
 
-Scale = Literal["sum", "mean", "unit"]
+Scale = Literal["sum", "mean", "unit", "own"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,16 @@ class RuleSpec:
         needs: what it sees, in the order of its arguments.
         granularity: what one call covers: element, row, tensor or global.
         returns: "weights" (of a weighted sum of the task vectors) or "combined" (the combined vector itself).
-        scale: whether the published result is a sum over tasks, a mean, or of unit norm.
+        scale: whether the published result is a sum over tasks, a mean, of unit norm, or of a length of its own.
         claims: properties that hold on every input; those not claimed have a counter-example.
         init: number of tasks -> the first state.
-        after_epoch: state -> state, called by the loop when an epoch ends.
-        after_step: (state, losses) -> state, called after the optimiser's step with the same batch's new losses.
+        after_epoch: (state, *, parameters) -> state, called by the loop when an epoch ends.
+        after_step: (state, losses, *, parameters) -> state, called after the optimiser's step with the same batch's new
+            losses. Both take those of the rule's parameters that they name.
         parameters: its keyword-only parameters.
         random: True if it takes `noise`.
         prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1 over all tasks).
+        trials: parameters beside the defaults under which the checks look at the claims.
     """
 
     name: str
@@ -74,14 +79,20 @@ class RuleSpec:
     scale: Scale
     claims: frozenset[str]
     init: Callable[[int], Any] | None = None
-    after_epoch: Callable[[Any], Any] | None = None
-    after_step: Callable[[Any, Any], Any] | None = None
+    after_epoch: Callable[..., Any] | None = None
+    after_step: Callable[..., Any] | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
     random: bool = False
     prefers: bool = False
+    trials: tuple[dict[str, Any], ...] = ()
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return self.function(*arguments, **parameters)
+
+    def looks_again(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether it wants the same batch's losses after the optimiser's step: it has `after_step`, and no `lookahead`
+        that says otherwise."""
+        return self.after_step is not None and parameters.get("lookahead", "same_batch") == "same_batch"
 
     @property
     def summary(self) -> str:
@@ -102,8 +113,9 @@ def rule(
     claims: Iterable[str] = (),
     granularity: Literal["element", "row", "tensor", "global"] | None = None,
     init: Callable[[int], Any] | None = None,
-    after_epoch: Callable[[Any], Any] | None = None,
-    after_step: Callable[[Any, Any], Any] | None = None,
+    after_epoch: Callable[..., Any] | None = None,
+    after_step: Callable[..., Any] | None = None,
+    trials: Iterable[dict[str, Any]] = (),
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
     """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
@@ -135,6 +147,7 @@ def rule(
             parameters=parameters_of(function, skip=("noise", "priority")),
             random="noise" in arguments,
             prefers="priority" in arguments,
+            trials=tuple(trials),
         )
         _check_signature(spec, list(arguments))
         shipped = RULES.get(name, "").partition(":")[0]
@@ -143,6 +156,23 @@ def rule(
         return spec
 
     return declare
+
+
+class BadRow(ValueError):
+    """A rule cannot use one task's input; `core.state.Rule` turns it into an error that names the task."""
+
+    def __init__(self, row: int, what: str, found: float, allowed: str) -> None:
+        super().__init__(f"{what} of row {row} is {found!r}; allowed: {allowed}")
+        self.row, self.what, self.found, self.allowed = row, what, found, allowed
+
+
+def require_at_least(losses: Tensor, least: Tensor | float, why: str) -> None:
+    """BadRow for the first task whose loss is below `least`."""
+    below = losses < least
+    if bool(below.any()):
+        row = int(below.int().argmax())
+        number = float(torch.as_tensor(least).expand_as(losses)[row])
+        raise BadRow(row, "the loss", float(losses[row]), f"at least {number:g}, since {why}")
 
 
 def find(name: str) -> RuleSpec:

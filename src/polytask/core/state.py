@@ -1,15 +1,16 @@
 """A rule with its parameters, its state and its place in the stream of noise: what a loop or a merge calls."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from polytask.core.constraints import check_parameters
+from polytask.core.constraints import PerTask, check_parameters
 from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.core.noise import Noise
-from polytask.core.rules import RuleSpec, find
+from polytask.core.rules import BadRow, RuleSpec, find
 
 _SEEN = {"losses": "loss", "gram": "vector", "stack": "vector"}
 
@@ -27,7 +28,13 @@ class Rule:
     def __init__(self, name: str | RuleSpec, tasks: Sequence[str], *, seed: int = 0, **parameters: Any) -> None:
         self.spec = find(name) if isinstance(name, str) else name
         self.tasks = list(tasks)
-        self.parameters = check_parameters(self.spec.parameters, parameters, f"rule {self.spec.name!r}")
+        where = f"rule {self.spec.name!r}"
+        self.parameters = check_parameters(self.spec.parameters, parameters, where)
+        self._per_task = {
+            name: about.constraint.numbers(name, self.parameters[name], about.default, self.tasks, where)
+            for name, about in self.spec.parameters.items()
+            if isinstance(about.constraint, PerTask)
+        }
         self.seed = seed
         self.step = 0
         self.state = self.spec.init(len(self.tasks)) if self.spec.init else None
@@ -40,18 +47,23 @@ class Rule:
         The step counts when `advance` is called, so that an elementwise rule can be called for many parameters in one
         step (`keys` names the parameter in the noise).
         """
-        extra: dict[str, Any] = dict(self.parameters)
+        self._check(present, inputs)
+        index = self._index(present)
+        extra = self._parameters(index)
         if self.spec.random:
             extra["noise"] = Noise(self.seed, "rule", self.spec.name, self.step, *keys)
         if self.spec.prefers:
             extra["priority"] = priority if priority is not None else torch.ones(len(present), dtype=torch.float64)
-        self._check(present, inputs)
         if self.state is None:
-            return self.spec.function(*inputs, **extra)
-        index = self._index(present)
-        output, state = self.spec.function(*inputs, _taken(self.state, index), **extra)
+            return self._called(present, self.spec.function, *inputs, **extra)
+        output, state = self._called(present, self.spec.function, *inputs, _taken(self.state, index), **extra)
         self.state = _put(self.state, state, index)
         return output
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether `after_step` has something to see."""
+        return self.spec.looks_again(self.parameters)
 
     def advance(self) -> None:
         """Counts a step."""
@@ -59,13 +71,16 @@ class Rule:
 
     def after_step(self, present: Sequence[str], losses: Tensor) -> None:
         """Shows the rule the present tasks' losses after the optimiser's step, if it declares that it looks at them."""
-        if self.spec.after_step is not None:
+        if self.spec.after_step is not None and self.looks_again:
             index = self._index(present)
-            self.state = _put(self.state, self.spec.after_step(_taken(self.state, index), losses), index)
+            chosen = _named_by(self.spec.after_step, self._parameters(index))
+            state = self._called(present, self.spec.after_step, _taken(self.state, index), losses, **chosen)
+            self.state = _put(self.state, state, index)
 
     def after_epoch(self) -> None:
         if self.spec.after_epoch is not None:
-            self.state = self.spec.after_epoch(self.state)
+            every = torch.arange(len(self.tasks))
+            self.state = self.spec.after_epoch(self.state, **_named_by(self.spec.after_epoch, self._parameters(every)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next call depends on beyond the constructor's arguments; tensors and ints."""
@@ -82,11 +97,22 @@ class Rule:
         if self.state is not None:
             self.state = _filled(self.state, values, "state.")
 
+    def _parameters(self, index: Tensor) -> dict[str, Any]:
+        """What the function is given: those with a number a task as the present tasks' numbers."""
+        return {**self.parameters, **{name: numbers[index] for name, numbers in self._per_task.items()}}
+
+    def _called(self, present: Sequence[str], function: Callable[..., Any], *inputs: Any, **extra: Any) -> Any:
+        try:
+            return function(*inputs, **extra)
+        except BadRow as bad:
+            what = f"{bad.what} of task {present[bad.row]!r}"
+            raise BadValue(what, bad.found, bad.allowed, f"rule {self.spec.name!r}") from None
+
     def _index(self, present: Sequence[str]) -> Tensor:
         for task in present:
             if task not in self.tasks:
                 raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
-        return torch.tensor([self.tasks.index(task) for task in present])
+        return torch.tensor([self.tasks.index(task) for task in present], dtype=torch.int64)
 
     def _check(self, present: Sequence[str], inputs: Sequence[Tensor]) -> None:
         """One clear error for inputs of the wrong shape, or that are not finite."""
@@ -102,6 +128,11 @@ class Rule:
             if not bool(value.isfinite().all()):
                 worst = int((~value.isfinite()).view(tasks, -1).sum(1).argmax())  # G's own row has the most
                 raise NotFinite(f"{where}: the {_SEEN[need]} of task {present[worst]!r} is not finite")
+
+
+def _named_by(function: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Those parameters that the function takes."""
+    return {name: parameters[name] for name in inspect.signature(function).parameters if name in parameters}
 
 
 def _task_axes(hint: Any) -> list[int]:
