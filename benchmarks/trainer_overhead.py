@@ -98,9 +98,11 @@ def _loop(model: nn.Module, job: Job, steps: int, batch_size: int, rate: float) 
     labels = {task: train.labels[task].float() for task in job.tasks}
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     model.train()
+    # The trainer's own order of rows: the check at the end fails if this is not it any more.
+    seed = Noise(job.run.seed, "stage", 0, "mixture").torch_seed()
     done = epoch = 0
     while done < steps:
-        order = torch.from_numpy(Noise(job.run.seed, "order", "data", epoch).permutation(len(x)))
+        order = torch.from_numpy(Noise(seed, "order", "data", epoch).permutation(len(x)))
         for rows in order.split(batch_size):
             outputs = model({key: x[rows]})
             losses = [functional.binary_cross_entropy_with_logits(outputs[t], y[rows]) for t, y in labels.items()]

@@ -8,6 +8,7 @@ import polars
 import pytest
 
 import polytask
+from polytask.evaluation.trained import Trained
 from polytask.recipes.reading import read_recipe, shipped_names, shipped_text
 from polytask.recipes.run import make_job
 from polytask.tasks.data_spec import DataSpec
@@ -17,9 +18,7 @@ FEW = {"train": 64, "valid": 32, "test": 32}
 TABLES = ["census_income", "tox21", "tox21_scaffold"]
 
 
-def trained(
-    name: str, out: Path, data_dir: Path | None = None, **settings: object
-) -> polytask.evaluation.trained.Trained:
+def trained(name: str, out: Path, data_dir: Path | None = None, **settings: object) -> Trained:
     """The model after two steps, loaded from its checkpoint directory under another name."""
     results = polytask.train(name, out=out / "run", data_dir=data_dir, settings={**TWO_STEPS, **settings})
     assert results["steps"] == 2
