@@ -83,7 +83,7 @@ def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:
     zero = G.diagonal() <= 0
     if zero.any():  # the hull contains the origin
         return torch.from_numpy(zero / zero.sum())
-    correlation, norms = _correlation(G)
+    correlation, norms = unit_gram(G)
     inverse = norms.min() / norms
     solution = nonnegative_quadratic(correlation + np.outer(inverse, inverse), inverse[None])[0] * inverse
     return torch.from_numpy(solution / solution.sum())
@@ -97,16 +97,31 @@ def dual_cone_weights(gram: Float[Tensor, "T T"], weights: Float[Tensor, "K T"])
     Source: Quinton and Rey 2024, arXiv:2406.16232, proposition 1. Tasks are first scaled to unit length, which is
     exact, so lengths that differ by many orders of magnitude do no harm. A zero vector keeps its weight.
     """
-    correlation, norms = _correlation(gram.detach().numpy().astype(np.float64))
+    correlation, norms = unit_gram(gram.detach().numpy().astype(np.float64))
     u = weights.detach().numpy() * norms
     extra = nonnegative_quadratic(correlation, -u @ correlation)
     return torch.from_numpy(np.where(extra > 0, (u + extra) / norms, weights.detach().numpy()))
 
 
-def _correlation(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(C, norms) with G = D C D, D = diag(norms), symmetric, unit diagonal; a zero vector has norm 1 and a zero row."""
+def unit_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C, norms) with G = D C D, D = diag(norms), symmetric, unit diagonal; a zero vector has norm 1 and a zero row.
+
+    C is the Gram matrix of the unit vectors: what a rule computes from it does not lose digits when lengths differ.
+    """
     norms = np.sqrt(np.maximum(gram.diagonal(), 0.0))
     safe = np.where(norms > 0, norms, 1.0)
     correlation = (gram + gram.T) / 2 / safe[:, None] / safe
     np.fill_diagonal(correlation, norms > 0)
     return correlation, safe
+
+
+def pseudo_solve(unit: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x, C x) with x = C^+ b: the shortest of those that bring C x nearest to b, C the Gram matrix of unit vectors.
+
+    Singular values of the vectors below 1e-6 times the largest count as 0 (eigenvalues of C: 1e-12).
+    """
+    values, vectors = np.linalg.eigh(unit)
+    kept = values > 1e-12 * values[-1]
+    basis = vectors[:, kept]
+    coordinates = right @ basis
+    return basis @ (coordinates / values[kept]), basis @ coordinates

@@ -21,9 +21,12 @@ Measure = Callable[[RuleSpec, Example], float]
 
 def permutation(spec: RuleSpec, example: Example) -> float:
     tasks = len(example.vectors)
-    wanted = outcome(spec, example).combined
+    found, size = outcome(spec, example), _size(example)
+    wanted = found.combined
+    if "homogeneous" not in spec.claims and found.weights is not None:  # the result has a scale of its own
+        size = float(found.weights.abs() @ example.vectors.norm(dim=1)) or size
     orders = [torch.arange(tasks).flip(0), torch.from_numpy(Noise(5, tasks).permutation(tasks))]
-    return _largest((outcome(spec, example, order=order).combined - wanted) / _size(example) for order in orders)
+    return _largest((outcome(spec, example, order=order).combined - wanted) / size for order in orders)
 
 
 def homogeneous(spec: RuleSpec, example: Example) -> float:

@@ -12,7 +12,8 @@ from polytask.testing.trial import outcome
 
 
 def one_task_keeps_its_vector(spec: RuleSpec) -> None:
-    """A single task's vector comes back as it is, of unit norm, or, where losses are weighed, times some number."""
+    """A single task's vector comes back as it is, or of unit norm; times some number where the rule's scale is its own
+    or losses are weighed."""
     for example in examples():
         if len(example.vectors) == 1:
             _same_direction(spec, example, example.vectors[0], tasks=1)
@@ -52,7 +53,7 @@ def empty_and_scalar_tensors_work(spec: RuleSpec) -> None:
 def _same_direction(spec: RuleSpec, example: Example, vector: Tensor, tasks: int) -> None:
     found = outcome(spec, example).combined
     size = float(vector.norm())
-    if spec.needs == ("losses",):
+    if spec.needs == ("losses",) or spec.scale == "own":
         factor = float(found @ vector) / size**2 if size else 1.0
         assert factor > 0, f"{example.name}: the result is {factor:g} times the vector"
     else:

@@ -1,0 +1,136 @@
+"""CAGrad: near the mean gradient, the direction that improves the worst-off task most.
+
+Source      Liu, Liu, Jin, Stone and Liu 2021, "Conflict-averse gradient descent for multi-task learning",
+            arXiv:2110.14048, Algorithm 1: with g_0 the mean, d maximises min_t g_t . d over |d - g_0| <= c |g_0|.
+Departures  the inner problem is solved exactly, where the authors' code takes 20 steps of SGD. `rescale` none is
+            Algorithm 1; the authors' code divides by 1 + c^2 (its default) or 1 + c. Where several d are best, that is
+            at Pareto-stationary points (a zero gradient among them), when leaving every loss as it is is within reach,
+            the nearest to g_0 is taken: its projection onto the directions that conflict with no task.
+Cost        a few solves of size T; where those do not settle, a few bounded quadratic programs.
+"""
+
+import math
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polytask.core.constraints import Choice, Interval
+from polytask.core.geometry import unit_gram
+from polytask.core.quadratic import nonnegative_quadratic
+from polytask.core.rules import rule
+
+_SHIFT = 1e-14  # on the unit diagonal, so that dependent gradients are no special case
+
+
+@rule(
+    "cagrad",
+    source="arXiv:2110.14048, Algorithm 1",
+    needs=("gram",),
+    scale="own",
+    claims=("permutation", "homogeneous", "nonnegative_weights"),
+)
+def cagrad(
+    gram: Float[Tensor, "T T"],
+    *,
+    c: Annotated[float, Interval(0)] = 0.5,
+    rescale: Annotated[str, Choice("none", "1 + c^2", "1 + c")] = "none",
+) -> Float[Tensor, "T"]:
+    """Weights 1 / T + y_t with y >= 0: the dual solution, scaled to the radius c |g_0|.
+
+    Args:    gram: inner products of the task vectors (units of g squared).
+             c: radius of the ball, relative to the mean gradient; 0 is the mean, 1 and more conflicts with no task.
+             rescale: what the result is divided by.
+    Returns: dimensionless weights; a single task's gradient comes back times 1 + c before `rescale`.
+    """
+    divisor = {"none": 1.0, "1 + c^2": 1 + c**2, "1 + c": 1 + c}[rescale]
+    unit, norms = unit_gram(gram.numpy())
+    tasks = len(unit)
+    weights = np.full(tasks, 1 / tasks)
+    inner = unit @ norms / tasks  # of the unit gradients with g_0
+    mean_norm = math.sqrt(max(0.0, float(norms * unit.diagonal() @ inner) / tasks))
+    if c > 0 and mean_norm > 0:
+        present = np.flatnonzero(unit.diagonal() > 0)
+        problem = _Improvement(unit[np.ix_(present, present)], norms[present], inner[present] / mean_norm, c)
+        weights[present] += problem.solution(all_present=len(present) == tasks) * mean_norm / norms[present]
+    return torch.from_numpy(weights / divisor)
+
+
+class _Improvement:
+    """max t over |u| <= radius with U u >= t v - h: what can be gained beyond the mean gradient, whose length is 1.
+
+    For a given t the shortest u is U^T y, y >= 0 the solution of a quadratic program, and its length grows with t. On
+    the set of positive y it is a known function of t, so the t that uses up the radius is the root of a quadratic
+    equation.
+    """
+
+    def __init__(self, unit: np.ndarray, norms: np.ndarray, inner: np.ndarray, radius: float) -> None:
+        self.unit, self.h, self.radius = unit, inner, radius
+        self.v = norms.min() / norms
+
+    def solution(self, *, all_present: bool) -> np.ndarray:
+        """y; `all_present` is False if a zero vector keeps t from being positive."""
+        fast = self._by_exchange()
+        return fast if fast is not None and all_present else self._by_bracketing(all_present)
+
+    def _by_exchange(self) -> np.ndarray | None:
+        """Exchanges every variable that violates a condition; None if that does not end in the optimum."""
+        chosen = self.h < 0
+        chosen[(self.h / self.v).argmin()] = True
+        for _ in range(12):
+            index = np.flatnonzero(chosen)
+            t, positive = self._root(index)
+            if not math.isfinite(t) or np.abs(positive).max() > 1e4 * self.radius:
+                return None  # vectors that nearly cancel
+            y = np.zeros_like(self.h)
+            y[index] = positive
+            slack = self.unit @ y - (t * self.v - self.h)
+            violated = np.where(chosen, y < -1e-13 * self.radius, slack < -1e-13 * (1 + np.abs(self.h)))
+            if not violated.any():
+                return np.maximum(y, 0.0)
+            chosen ^= violated
+            if not chosen.any():
+                return None
+        return None
+
+    def _root(self, index: np.ndarray) -> tuple[float, np.ndarray]:
+        """(t, y) where the conditions of `index` hold with equality and use up the radius; t is NaN if none do."""
+        system = self.unit[np.ix_(index, index)]
+        system[np.arange(len(index)), np.arange(len(index))] += _SHIFT
+        v, h = self.v[index], self.h[index]
+        p, q = np.linalg.solve(system, np.stack([v, h], axis=1)).T
+        a, b, rest = float(v @ p), float(v @ q), float(h @ q) - self.radius**2
+        discriminant = b * b - a * rest
+        t = (b + math.sqrt(discriminant)) / a if discriminant >= 0 and a > 0 else math.nan
+        return t, t * p - q
+
+    def _at(self, t: float) -> tuple[np.ndarray, float]:
+        """(y, length of u) for a given t."""
+        y = nonnegative_quadratic(self.unit, (t * self.v - self.h)[None])[0]
+        return y, math.sqrt(max(0.0, float(y @ self.unit @ y)))
+
+    def _by_bracketing(self, all_present: bool) -> np.ndarray:
+        y, length = self._at(0.0)
+        low, high = float((self.h / self.v).min()), float(((self.h + self.radius) / self.v).min())
+        if length > self.radius:
+            high = 0.0
+        elif not all_present or self._stationary():
+            return y
+        else:
+            low = 0.0
+        for _ in range(100):
+            index = np.flatnonzero(y)
+            t = self._root(index)[0] if len(index) else math.nan
+            t = t if low < t < high else (low + high) / 2
+            y, length = self._at(t)
+            if abs(length - self.radius) <= 1e-12 * self.radius or high - low <= 1e-15 * max(abs(low), abs(high)):
+                break
+            low, high = (t, high) if length < self.radius else (low, t)
+        return y
+
+    def _stationary(self) -> bool:
+        """Whether a convex combination vanishes, as far as the rounding of the Gram matrix lets one tell."""
+        y = nonnegative_quadratic(self.unit + np.outer(self.v, self.v), self.v[None])[0]
+        return float(y @ self.unit @ y) <= 1e-13 * float(y.sum()) ** 2
