@@ -95,7 +95,12 @@ def _show(spec: Any) -> None:
     screen.print(_grid(rows))
 
 
-_SCALES = {"sum": "scaled as a sum over tasks", "mean": "scaled as a mean over tasks", "unit": "of unit norm"}
+_SCALES = {
+    "sum": "scaled as a sum over tasks",
+    "mean": "scaled as a mean over tasks",
+    "unit": "of unit norm",
+    "own": "of a length that the method sets",
+}
 
 
 def _documented(spec: Any) -> tuple[str, list[tuple[str, str]]]:
