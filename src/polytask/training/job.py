@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from polytask.balancing import Balancer, balancer
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.core.rules import find
 from polytask.sharing import ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
@@ -42,14 +42,20 @@ class Job:
             if task not in self.data.targets:
                 raise UnknownName("task", task, self.data.targets)
         for stage in self.stages:
-            find(stage.rule.kind)
             for task in stage.tasks or ():
                 if task not in self.tasks:
                     raise UnknownName("task", task, self.tasks, f"stage {stage.name!r}")
+            stage_balancer(
+                stage, self.targets_of(stage), 0
+            )  # an option that a rule refuses is found before a run starts
 
     @property
     def targets(self) -> dict[str, Target]:
         return {task: self.data.targets[task] for task in self.tasks}
+
+    def targets_of(self, stage: StageSpec) -> dict[str, Target]:
+        """Those that a stage trains."""
+        return {task: target for task, target in self.targets.items() if stage.tasks is None or task in stage.tasks}
 
     @property
     def schema(self) -> InputSchema:
@@ -83,3 +89,18 @@ class Job:
             "outputs": {task: target.outputs for task, target in targets.items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
         }
+
+
+def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -> Balancer:
+    """What a stage's rule, its options and its tasks' priorities make."""
+    priority = {task: target.task.priority for task, target in targets.items()}
+    return balancer(
+        stage.rule.kind,
+        tasks=list(targets),
+        engine=stage.rule.engine,
+        groups=stage.rule.groups,
+        scale=stage.rule.scale,
+        priority=priority if any(value != 1.0 for value in priority.values()) else None,
+        seed=seed,
+        **stage.rule.parameters,
+    )

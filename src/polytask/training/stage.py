@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from polytask.balancing import BackwardReport, balancer
+from polytask.balancing import BackwardReport
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.noise import Noise
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
 from polytask.training.devices import Devices
-from polytask.training.job import Job
+from polytask.training.job import Job, stage_balancer
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
 from polytask.training.steps import train_step
 
@@ -40,9 +40,7 @@ class Stage:
     ) -> None:
         self.spec = spec = job.stages[index]
         self.model, self.devices = model, devices
-        self.targets = {
-            task: target for task, target in job.targets.items() if spec.tasks is None or task in spec.tasks
-        }
+        self.targets = job.targets_of(spec)
         used = {
             name: _with_labels_of(self.targets, split)
             for name, split in splits.items()
@@ -51,17 +49,7 @@ class Stage:
         noise = Noise(job.run.seed, "stage", index)
         self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
         self.steps = spec.steps or (spec.epochs or 1) * self.mixture.steps_per_epoch
-        priority = {task: target.task.priority for task, target in self.targets.items()}
-        self.balancer = balancer(
-            spec.rule.kind,
-            tasks=list(self.targets),
-            engine=spec.rule.engine,
-            groups=spec.rule.groups,
-            scale=spec.rule.scale,
-            priority=priority if any(value != 1.0 for value in priority.values()) else None,
-            seed=job.run.seed,
-            **spec.rule.parameters,
-        )
+        self.balancer = stage_balancer(spec, self.targets, job.run.seed)
         self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
         self._parameters = dict(model.named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))

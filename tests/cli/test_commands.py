@@ -1,0 +1,196 @@
+"""Each command does what its help says, through the command line's entry point."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from cli.conftest import Polytask
+from cli.small_recipe import recipe, table, write_recipe
+
+COMMANDS = ("demo", "init", "train", "compare", "predict", "evaluate", "rules", "report", "recipes")
+TWO_STEPS = ("--set", "train.steps=2", "--set", "train.epochs=null")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(polytask: Polytask, command: str) -> None:
+    shown = polytask(command, "--help", COLUMNS="80")
+    assert shown.status == 0
+    assert f"  polytask {command}" in shown.stdout
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 90
+
+
+def test_help_lists_every_command_and_version_is_the_packages(polytask: Polytask) -> None:
+    import polytask as package
+
+    shown = polytask("--help").stdout
+    assert [command for command in COMMANDS if f"\n  {command} " not in shown] == []
+    assert polytask("--version").stdout == f"polytask {package.__version__}\n"
+
+
+def test_both_entry_points_start(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "polytask"
+    for start in ([str(script)], [sys.executable, "-m", "polytask"]):
+        ended = subprocess.run([*start, "rules", "equl"], capture_output=True, text=True, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("error: no rule 'equl' (did you mean 'equal'?); allowed: ")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_from_a_table_to_predictions(polytask: Polytask, folder: Path) -> None:
+    """init drafts a recipe that trains as it is; predict and evaluate need the directory and raw rows only."""
+    table().drop("split").rename({"price": "target_price", "sold": "target_sold"}).write_csv(folder / "shop.csv")
+    drafted = polytask("init", "--data", "shop.csv", "--out", "shop.yaml")
+    assert drafted.status == 0
+    assert "target_price (regression)" in drafted.stdout
+    text = (folder / "shop.yaml").read_text()
+    assert "# check: " in text
+    assert list(yaml.safe_load(text)["tasks"]) == ["target_sold", "target_price"]
+    trained = polytask("train", "shop.yaml", "--out", "run", *TWO_STEPS)
+    assert trained.status == 0, trained.stderr
+    assert "target_price" in trained.stdout
+    assert "step 2" in trained.stderr  # plain lines, as stderr is no terminal
+
+    new = table().drop("split", "price", "sold").reverse()
+    new.write_parquet(folder / "new.parquet")
+    assert polytask("predict", "run", "--data", "new.parquet", "--out", "p.csv").status == 0
+    assert polytask("predict", "run", "--data", "shop.csv", "--out", "p.parquet", "--tasks", "target_price").status == 0
+    all_tasks, one = pl.read_csv(folder / "p.csv"), pl.read_parquet(folder / "p.parquet")
+    assert all_tasks.columns == ["target_sold", "target_price"]
+    assert one.columns == ["target_price"]
+    assert one["target_price"].to_list() == pytest.approx(all_tasks["target_price"].reverse().to_list())
+    scored = polytask("evaluate", "run", "--data", "shop.csv", "--json")
+    metrics = json.loads(scored.stdout)
+    assert metrics["rows"] == 90
+    assert 0 <= metrics["tasks"]["target_sold"]["auroc"] <= 1
+
+
+def test_evaluate_says_which_rows_it_scores(polytask: Polytask, folder: Path) -> None:
+    results = json.loads(polytask("train", "recipe.yaml", "--out", "run", "--json").stdout)
+    everything = polytask("evaluate", "run", "--data", "x.csv")
+    assert "90 rows of x.csv: all rows scored, training rows among them (column 'split')" in everything.stdout
+    test = json.loads(polytask("evaluate", "run", "--data", "x.csv", "--split", "test", "--json").stdout)
+    assert test["rows"] == 15
+    for task, metrics in results["test"].items():
+        assert test["tasks"][task] == pytest.approx(metrics), task
+
+
+def test_train_takes_settings_and_resumes(polytask: Polytask, folder: Path) -> None:
+    changed = polytask("train", "recipe.yaml", "--out", "run", "--json", "--set", "train.rule=upgrad")
+    assert json.loads(changed.stdout)["rule"] == "upgrad"
+    assert yaml.safe_load((folder / "run/recipe.yaml").read_text())["stages"][0]["rule"]["kind"] == "upgrad"
+    again = polytask("train", "recipe.yaml", "--out", "run", "--json", "--resume", "--set", "train.rule=upgrad")
+    assert json.loads(again.stdout)["test"] == json.loads(changed.stdout)["test"]
+
+
+def test_compare_prints_the_table_and_goes_on_where_it_stopped(polytask: Polytask, folder: Path) -> None:
+    arguments = ("compare", "recipe.yaml", "--out", "study", "--seeds", "2", "--learning-rates", "1")
+    first = polytask(*arguments, "--rules", "equal,upgrad")
+    assert first.status == 0, first.stderr
+    for words in ("single", "equal", "upgrad", "delta-m", "study/report.html", "study/table.csv"):
+        assert words in first.stdout
+    assert (folder / "study/report.html").stat().st_size > 100_000
+    again = polytask(*arguments, "--rules", "equal,upgrad", "--vary", "train.batch_size=8,16")
+    assert "6 runs were finished before and not trained again" in again.stdout
+    rows = json.loads((folder / "study/results.json").read_text())["rows"]
+    assert [row["name"] for row in rows][:3] == ["single", "equal, batch_size=8", "equal, batch_size=16"]
+
+
+def test_report_of_runs(polytask: Polytask, folder: Path) -> None:
+    polytask("train", "recipe.yaml", "--out", "a")
+    written = polytask("report", "a", "--out", "pages/report.html")
+    assert written.stdout == "pages/report.html\n"
+    assert (folder / "pages/report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_rules(polytask: Polytask) -> None:
+    listed = polytask("rules").stdout
+    shown = json.loads(polytask("rules", "--json").stdout)
+    assert [about["name"] for about in shown if about["name"] not in listed] == []
+    one = polytask("rules", "dwa", COLUMNS="80").stdout
+    for words in ("arXiv:1803.10704", "temperature: a number in (0, inf)", "balancer.after_epoch()", "permutation"):
+        assert words in one
+    assert max(len(line) for line in one.splitlines()) <= 80
+
+
+def test_recipes(polytask: Polytask, folder: Path) -> None:
+    assert "multidigits" in polytask("recipes").stdout
+    assert polytask("recipes", "multidigits").stdout.startswith("# Two handwritten digits")
+    polytask("recipes", "multidigits", "--out", "digits.yaml")
+    assert yaml.safe_load((folder / "digits.yaml").read_text())["version"] == 1
+    checked = polytask("recipes", "multidigits", "--check", "--out", "checked")
+    assert checked.stdout.startswith("multidigits: 2 steps, 3 tasks, score ")
+    assert (folder / "checked/multidigits/results.json").is_file()
+
+
+MINE = """
+from torch import full
+from polytask.core.rules import rule
+
+@rule("mine", source="this test", needs=("gram",), scale="sum", claims=("permutation",))
+def mine(gram):
+    return full((len(gram),), 0.5, dtype=gram.dtype)
+"""
+
+
+def test_a_loaded_file_adds_a_rule(polytask: Polytask, folder: Path) -> None:
+    (folder / "mine.py").write_text(MINE)
+    assert "no rule 'mine'" in polytask("train", "recipe.yaml", "--out", "a", "--set", "train.rule=mine").error
+    trained = polytask("train", "recipe.yaml", "--out", "a", "--set", "train.rule=mine", "--load", "mine.py", "--json")
+    assert json.loads(trained.stdout)["rule"] == "mine"
+    assert "needs gram; this test" in polytask("rules", "--load", "mine.py").stdout
+
+
+def test_an_installed_package_adds_a_rule(polytask: Polytask, folder: Path) -> None:
+    """An entry point of the group `polytask.rules` is found at the first name that is not shipped."""
+    (folder / "mine.py").write_text(MINE)
+    about = folder / "mine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[polytask.rules]\nmine = mine\n")
+    start = [sys.executable, "-m", "polytask", "rules", "mine"]
+    ended = subprocess.run(start, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)})
+    assert "this test" in ended.stdout, ended.stderr
+    (folder / "mine.py").write_text("raise RuntimeError('broken')")
+    ended = subprocess.run(start, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: entry point 'mine' of mine: RuntimeError: broken")
+
+
+def test_data_is_looked_for_in_the_data_folder(polytask: Polytask, folder: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "x.csv").rename(folder / "data/x.csv")
+    assert "y.csv" not in polytask("train", "recipe.yaml", "--out", "a").error
+    assert polytask("train", "recipe.yaml", "--out", "a", "--data-dir", "data").status == 0
+    assert polytask("train", "recipe.yaml", "--out", "b", POLYTASK_DATA="data").status == 0
+
+
+def test_an_interrupted_run_says_how_to_go_on(folder: Path) -> None:
+    long = {**recipe()["train"], "steps": 10_000_000, "evaluate_every": 10}
+    write_recipe(folder / "long.yaml", train=long)
+    start = [sys.executable, "-m", "polytask", "train", "long.yaml", "--out", "run"]
+    with subprocess.Popen(start, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not (folder / "run/last").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        lines = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert lines[-1].startswith("interrupted: continue with the same command and --resume")
+    assert (folder / "run/last/card.json").is_file()
+
+
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    start = [sys.executable, "-m", "polytask", "rules", "--json"]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
