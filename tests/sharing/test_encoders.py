@@ -179,7 +179,7 @@ def test_inputs_that_do_not_fit_the_schema() -> None:
     "bad, message",
     [
         ({"kind": "mlp", "hiden_sizes": [3]}, "model.encoder: no key 'hiden_sizes' (did you mean 'hidden_sizes'?)"),
-        ({"kind": "tabular", "dropout": 1.0}, "model.encoder.dropout is 1.0; allowed: Input should be less than 1"),
+        ({"kind": "tabular", "dropout": 1.0}, "model.encoder.dropout is 1.0; allowed: less than 1"),
         ({"kind": "tabular", "embedding": {"mst": 3}}, "model.encoder.embedding: no key 'mst' (did you mean 'most'?)"),
         ({"sizes": [3]}, "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, tabular, transformer) or"),
         ({"kind": "transformer", "pretrained": "x", "trainable": "most"}, "model.encoder.trainable is 'most'; allowed"),

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
+from polytask.core.validation import allowed
 from polytask.tasks.kinds import KINDS, Kind
 
 # Strict, so that `classes: [1, 2]` stays integers and YAML's `no` (a boolean) is not taken for the string "no".
@@ -199,4 +200,4 @@ def _validated(name: str, fields: Mapping[str, Any]) -> Task:
         what = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":  # the task's own keys are checked before
             raise UnknownName("key", first["loc"][-1], HeadSpec.model_fields, f"tasks.{name}.head") from None
-        raise BadValue(what, first["input"], first["msg"], f"tasks.{name}") from None
+        raise BadValue(what, first["input"], allowed(first["msg"]), f"tasks.{name}") from None
