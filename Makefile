@@ -7,7 +7,7 @@ OUT ?= demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format wheel bench constraints system-packages clean
+.PHONY: help install demo test test-all lint format wheel bench docs constraints system-packages clean
 
 # The data sets that the slow tests and the benchmarks read. Name another folder with POLYTASK_DATA=...
 ifeq ($(origin POLYTASK_DATA), undefined)
@@ -78,6 +78,9 @@ wheel: $(DEV)  ## build a wheel, install it into an empty environment, run the s
 
 bench: $(DEV)  ## run the benchmarks, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(DEV)  ## write the parts of the pages that come from the registry (a new rule's row)
+	$(BIN)/python docs/generate.py
 
 constraints:  ## pin today's versions: constraints.txt from a fresh environment's pip freeze
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze
