@@ -27,7 +27,8 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
         kept[name] = tensor.detach().cpu().contiguous()
     return save(
         {name: tensor.clone() for name, tensor in kept.items()},
-        {"format": "pt", **(metadata or {}), "tied": json.dumps(tied)},
+        # one entry where possible: safetensors writes several in random order, and equal models have equal files
+        {"format": "pt", **(metadata or {}), **({"tied": json.dumps(tied)} if tied else {})},
     )
 
 
