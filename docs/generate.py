@@ -44,7 +44,7 @@ def inside() -> str:
         ["kinds of tasks", f"{code(KINDS.names())} ([docs](docs/tasks.md))"],
         ["data", "parquet and CSV, streamed where large; molecules, text, images, arrays ([docs](docs/data.md))"],
     ]
-    return table(["", ""], rows)
+    return table(["what", "which"], rows)
 
 
 def rules() -> str:
