@@ -37,8 +37,9 @@ def validated(model: type[M], values: Any, where: str, renamed: Mapping[str, str
 def _translated(
     error: ValidationError, model: type[BaseModel], where: str, renamed: Mapping[str, str]
 ) -> PolytaskError:
-    first = error.errors()[0]
-    place = ".".join([where, *(str(part) for part in first["loc"])])
+    found = error.errors()
+    first = next((mistake for mistake in found if mistake["type"] == "extra_forbidden"), found[0])
+    place = ".".join([where, *_written(model, first["loc"])])
     for beginning, written in renamed.items():
         if place == beginning or place.startswith(f"{beginning}."):
             place = f"{written}{place[len(beginning) :]}"
@@ -60,11 +61,25 @@ def allowed(message: str) -> str:
     return message.removeprefix("Value error, ").removeprefix("Input should be ")
 
 
+def _written(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """A path without the names that pydantic puts in for the alternatives of a union."""
+    current: type[BaseModel] | None = model
+    parts: list[str] = []
+    for part in path:
+        if current is not None and part == current.__name__:
+            continue
+        parts.append(str(part))
+        field = None if current is None else current.model_fields.get(str(part))
+        if field is not None:
+            current = _model_in(field.annotation)
+    return parts
+
+
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed at a path inside a model; those of the innermost model that can be found."""
     current = model
     for part in path:
-        if isinstance(part, int):  # a place in a list
+        if isinstance(part, int) or part == current.__name__:  # a place in a list, an alternative of a union
             continue
         field = current.model_fields.get(str(part))
         inner = None if field is None else _model_in(field.annotation)

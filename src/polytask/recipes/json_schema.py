@@ -43,7 +43,8 @@ def recipe_schema() -> dict[str, Any]:
     model["encoder"] = {"anyOf": [*_variants(ENCODERS, definitions), {"type": "null"}]}
     model["sharing"] = {"anyOf": _variants(SHARING, definitions), "default": "hard"}
     stage = definitions["StageSpec"]["properties"]
-    stage["rule"] = {"anyOf": [{"enum": rule_names()}, *(_rule(name, definitions) for name in rule_names())]}
+    stage["rule"] = {"anyOf": [{"enum": rule_names()}, {"$ref": "#/$defs/RuleChoice"}]}
+    definitions["RuleChoice"] |= _rule(definitions["RuleChoice"])
     for field, name in (("optimizer", "OptimizerSpec"), ("schedule", "ScheduleSpec"), ("mixture", "MixtureSpec")):
         kinds = definitions[name]["properties"]["kind"]["enum"]
         stage[field] = {"anyOf": [{"enum": kinds}, {"$ref": f"#/$defs/{name}"}]}
@@ -58,7 +59,6 @@ def recipe_schema() -> dict[str, Any]:
         "properties": {**stage, **run},
         "additionalProperties": False,
     }
-    del definitions["RuleChoice"]
     schema["not"] = {"required": ["train", "stages"]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "polytask recipe"}
     return {**head, **{key: value for key, value in schema.items() if key != "title"}}
@@ -90,16 +90,18 @@ def _variants(catalogue: Catalogue, definitions: dict[str, Any]) -> list[dict[st
     return found
 
 
-def _rule(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """A rule with its own parameters beside what every rule takes."""
-    choice = definitions["RuleChoice"]
-    parameters = {
-        parameter: {"default": about.default, "description": str(about.constraint)}
-        for parameter, about in find(name).parameters.items()
-    }
-    own = {"properties": parameters, "type": "object", "additionalProperties": False}
-    properties = {**choice["properties"], "kind": {"const": name}, "parameters": own, **parameters}
-    return {**choice, "title": f"rule {name}", "properties": properties, "required": ["kind"]}
+def _rule(choice: dict[str, Any]) -> dict[str, Any]:
+    """The names of rules, and what any of them takes; which parameter is whose stands in its description."""
+    parameters: dict[str, dict[str, Any]] = {}
+    for name in rule_names():
+        for parameter, about in find(name).parameters.items():
+            earlier = parameters.setdefault(parameter, {"description": ""})
+            earlier["description"] = "; ".join(
+                part for part in (earlier["description"], f"{name}: {about.constraint}") if part
+            )
+    own = {"type": "object", "properties": parameters, "additionalProperties": False}
+    properties = {**choice["properties"], "kind": {"enum": rule_names()}, "parameters": own, **parameters}
+    return {"properties": properties, "required": ["kind"]}
 
 
 def _defined(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:

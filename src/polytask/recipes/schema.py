@@ -76,6 +76,11 @@ class Recipe(Strict):
         run = {**(rest.get("run") or {}), **{key: train.pop(key) for key in list(train) if key in RunSpec.model_fields}}
         return {**rest, "stages": [train], "run": run}
 
+    @model_validator(mode="after")
+    def _tasks_are_tasks(self) -> "Recipe":
+        expand_tasks(self.tasks, self.task_defaults)
+        return self
+
     @property
     def task_list(self) -> list[Task]:
         """The tasks with their defaults filled in and shorthands written out."""
