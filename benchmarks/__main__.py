@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.tables_only:
             _write()
         else:
-            _run(names, options.fresh)
+            _run(names if options.names else [name for name in names if not _has_result(name)], options.fresh)
     except PolytaskError as error:
         print(error, file=sys.stderr)
         return 2
@@ -40,10 +40,19 @@ def _run(names: list[str], fresh: bool) -> None:
     said = os.environ.get("POLYTASK_DATA")
     data_dir = Path(said) if said else None
     for name in names:
-        print(f"{name}: about {read_experiment(name).minutes:g} minutes on two idle cores", flush=True)
+        print(f"{name}: expect {read_experiment(name).minutes:g} min on two idle cores", flush=True)
         path = run(name, data_dir, fresh=fresh, say=lambda line: print(line, flush=True))
         print(f"{name}: {path.relative_to(results.ROOT)}", flush=True)
         _write()
+
+
+def _has_result(name: str) -> bool:
+    """Whether a run of all experiments that was interrupted has measured this one already, at the same commit."""
+    record = results.newest(name)
+    done = record is not None and record["provenance"]["commit"] == results.commit()
+    if done:
+        print(f"{name}: has a result of this commit; name it to measure it again on another day", flush=True)
+    return done
 
 
 def _list(names: list[str]) -> None:
