@@ -22,4 +22,13 @@ RULES: dict[str, str] = {
     "fairgrad": "polytask.balancing.fairgrad:fairgrad",
     "config": "polytask.balancing.config:config",
     "krum": "polytask.balancing.krum:krum",
+    "smooth_tchebycheff": "polytask.balancing.smooth_tchebycheff:smooth_tchebycheff",
+    "gradnorm": "polytask.balancing.gradnorm:gradnorm",
+    "famo": "polytask.balancing.famo:famo",
+    "focal": "polytask.balancing.focal:focal",
+    "constrained": "polytask.balancing.constrained:constrained",
+    "go4align": "polytask.balancing.go4align:go4align",
+    "graddrop": "polytask.balancing.graddrop:graddrop",
+    "trimmed_mean": "polytask.balancing.trimmed_mean:trimmed_mean",
+    "and_mask": "polytask.balancing.and_mask:and_mask",
 }

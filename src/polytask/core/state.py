@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, get_type_hints
 
 import torch
@@ -132,7 +133,12 @@ class Rule:
 
 def _named_by(function: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
     """Those parameters that the function takes."""
-    return {name: parameters[name] for name in inspect.signature(function).parameters if name in parameters}
+    return {name: parameters[name] for name in _arguments(function) if name in parameters}
+
+
+@cache
+def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _task_axes(hint: Any) -> list[int]:
@@ -141,8 +147,13 @@ def _task_axes(hint: Any) -> list[int]:
 
 
 def _fields(state: Any) -> list[tuple[str, Any, Any]]:
-    hints = get_type_hints(type(state))
+    hints = _hints(type(state))
     return [(name, getattr(state, name), hints[name]) for name in state._fields]
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _taken(state: Any, index: Tensor) -> Any:

@@ -48,7 +48,7 @@ def play(rule: Rule, tasks: Sequence[str], steps: Sequence[tuple[Tensor, Tensor]
     for losses, vectors in steps:
         output = rule(tasks, *inputs(rule.spec, losses, vectors))
         rule.advance()
-        rule.after_step(tasks, 0.9 * losses)
+        rule.after_step(tasks, losses * (0.9 - 0.4 * losses / losses.sum()))  # each falls by a part of its own
         rule.after_epoch()
     if rule.spec.returns == "combined":
         return Outcome(output, None)
