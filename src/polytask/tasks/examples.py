@@ -96,12 +96,12 @@ class Examples:
 
     def batch(self, index: Tensor | np.ndarray) -> Batch:
         """The rows at these positions (0 ... len - 1)."""
-        index = torch.as_tensor(index)
+        positions = torch.as_tensor(index)
 
         def chosen(tensors: Mapping[str, Tensor | Ragged]) -> dict[str, Tensor]:
             # index_select takes a third of the time of tensor[index]
             return {
-                key: x.padded(index) if isinstance(x, Ragged) else x.index_select(0, index)
+                key: x.padded(positions) if isinstance(x, Ragged) else x.index_select(0, positions)
                 for key, x in tensors.items()
             }
 
@@ -109,7 +109,7 @@ class Examples:
             inputs=chosen(self.inputs),
             labels=chosen(self.labels),
             present=chosen(self.present),
-            rows=self.rows.index_select(0, index),
+            rows=self.rows.index_select(0, positions),
             source=self.source,
         )
 

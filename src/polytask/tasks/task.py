@@ -102,10 +102,10 @@ class Task(BaseModel):
         where = f"tasks.{fields['name']}"
         kind = _find_kind(fields["kind"], where)
         filled = dict(fields)
-        for option, allowed in (("loss", kind.losses), ("metric", kind.metrics)):
-            filled[option] = filled.get(option) or allowed[0]
-            if filled[option] not in allowed:
-                raise UnknownName(f"{option} of a {fields['kind']} task", filled[option], allowed, where)
+        for option, choices in (("loss", kind.losses), ("metric", kind.metrics)):
+            filled[option] = filled.get(option) or choices[0]
+            if filled[option] not in choices:
+                raise UnknownName(f"{option} of a {fields['kind']} task", filled[option], choices, where)
         if filled.get("label") is None and "labels" not in kind.options:
             filled["label"] = fields["name"]
         return filled
@@ -182,10 +182,10 @@ def _find_kind(name: Any, where: str) -> Kind:
 
 
 def _check_keys(fields: Mapping[str, Any], where: str) -> None:
-    allowed = [key for key in Task.model_fields if key != "name"]
+    keys = [key for key in Task.model_fields if key != "name"]
     for key in fields:
-        if key not in allowed:
-            raise UnknownName("key", key, allowed, where)
+        if key not in keys:
+            raise UnknownName("key", key, keys, where)
 
 
 def _validated(name: str, fields: Mapping[str, Any]) -> Task:
