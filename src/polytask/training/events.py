@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ class EventLog:
     Nothing is buffered: an event is with the system when `write` returns, so a killed process loses none.
 
     Args:
-        path: events.jsonl, or None to keep them from the disk (a process other than the first).
+        path: events.jsonl; None on a process other than the first, whose events nobody sees.
         listeners: called with every event.
     """
 
-    def __init__(self, path: Path | None, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(self, path: Path | None, listeners: Sequence[Listener] = ()) -> None:
         self.path = path
-        self.listeners = listeners
-        self._file = open(path, "ab", buffering=0) if path is not None else None  # noqa: SIM115 (closed by close)
+        self.listeners = tuple(listeners) if path is not None else ()
+        self._file = open(path, "ab", buffering=0) if path is not None else None  # noqa: SIM115 (closed by __exit__)
 
     def write(self, event: str, **values: Any) -> None:
         record = {"event": event, **values}
@@ -46,7 +46,10 @@ class EventLog:
             os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def close(self) -> None:
+    def __enter__(self) -> "EventLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -58,7 +61,7 @@ class EventLog:
             raise CheckpointError(f"{self.path}: could not be written ({error.strerror or error})") from error
 
 
-def begin(path: Path, position: int) -> None:
+def cut(path: Path, position: int) -> None:
     """Empties the stream, or cuts it back to where a checkpoint left it."""
     if position and (not path.exists() or path.stat().st_size < position):
         raise CheckpointError(f"{path}: shorter than the checkpoint says ({position} bytes): the run cannot be resumed")

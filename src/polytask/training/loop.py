@@ -15,7 +15,7 @@ from polytask.tasks.examples import Batch
 from polytask.training import snapshot
 from polytask.training.batchnorm import synchronize_batchnorm
 from polytask.training.devices import Devices
-from polytask.training.events import EventLog, Listener, begin
+from polytask.training.events import EventLog, Listener
 from polytask.training.features import FeatureCache, FrozenFeatures
 from polytask.training.job import Job
 from polytask.training.memory import start_measuring
@@ -45,31 +45,28 @@ def fit(
     """
     out = Path(out)
     devices = Devices(job.run)
-    prepared = devices.on_first(lambda: snapshot.prepare(out, job, resume))
-    if prepared.results is not None:
-        return prepared.results
-    last = read_checkpoint(prepared.last) if prepared.last is not None else None
-    state = last.state() if last is not None else None
-    stream = out / "events.jsonl"
-    devices.on_first(lambda: begin(stream, state["events"] if state else 0))
-    events = EventLog(stream, tuple(listeners)) if devices.is_first else EventLog(None)
+    found = devices.on_first(lambda: snapshot.found(out, job, resume))
+    if found.results is not None:
+        return found.results
+    last = None if found.last is None else read_checkpoint(found.last)
+    state = None if last is None else last.state()
     with devices.settings(state["threads"] if state else None):
-        try:
-            session = _Session(job, out, devices, events)
-            if last is not None and state is not None:
-                session.restore(last, state)
-            session.read_rows({} if features is None else features)
-            session.train()
+        session = _Session(job, out, devices)
+        if last is not None and state is not None:
+            session.restore(last, state)
+        session.read_rows({} if features is None else features)
+        # all that can be wrong with the recipe has been found now, and nothing is written yet
+        devices.on_first(lambda: snapshot.begin(out, job, state["events"] if state else 0))
+        with EventLog(out / snapshot.EVENTS if devices.is_first else None, listeners) as events:
+            session.train(events)
             return session.finish()
-        finally:
-            events.close()
 
 
 class _Session:
     """A run in progress; `fit` makes one and calls its methods in their order."""
 
-    def __init__(self, job: Job, out: Path, devices: Devices, events: EventLog) -> None:
-        self.job, self.out, self.devices, self.events = job, out, devices, events
+    def __init__(self, job: Job, out: Path, devices: Devices) -> None:
+        self.job, self.out, self.devices = job, out, devices
         start_measuring(devices.device)
         self.progress = Progress()
         self.model = job.build()
@@ -78,6 +75,7 @@ class _Session:
             synchronize_batchnorm(self.model)
         self.model.to(devices.device)
         self._stage: Stage | None = None
+        self._remarks = list(job.data.remarks)
         self._stage_state: Any = None  # of the stage that a resumed run is in
         self._best_tensors: dict[str, torch.Tensor] = {}  # where no checkpoint keeps the best model
         self._valid: dict[str, Any] = {}
@@ -88,10 +86,8 @@ class _Session:
         self.progress = Progress(**state["progress"])
         self._stage_state = state["stage"]
         if state["torch"] != torch.__version__:
-            self._event(
-                "message",
-                text=f"saved by torch {state['torch']}, resumed by {torch.__version__}: the last bits may differ",
-            )
+            now = f"resumed by {torch.__version__}: the last bits may differ"
+            self._remarks.append(f"saved by torch {state['torch']}, {now}")
 
     def read_rows(self, features: FeatureCache) -> None:
         """The rows of the run's sources, with the outputs of frozen layers where the model offers them."""
@@ -101,16 +97,20 @@ class _Session:
         self._train_rows = self._frozen.rows({name: source.splits["train"] for name, source in sources.items()})
         self._valid_rows = self._frozen.rows({name: source.splits["valid"] for name, source in sources.items()})
         self._test_splits = {name: source.splits["test"] for name, source in sources.items() if "test" in source.splits}
-        if self.progress.step == 0:
-            names = [stage.name for stage in job.stages]
-            self._event("start", tasks=job.tasks, stages=names, processes=self.devices.world)
-            for remark in [*job.data.remarks, *self._frozen.remarks]:
-                self._event("message", text=remark)
+        self._remarks += self._frozen.remarks
+        for index in range(len(job.stages)):  # a mistake in a later stage is reported before the first one begins
+            self._new_stage(index)
 
-    def train(self) -> None:
+    def train(self, events: EventLog) -> None:
+        self.events = events
         progress, stages = self.progress, self.job.stages
+        if progress.step == 0:
+            names = [stage.name for stage in stages]
+            self._event("start", tasks=self.job.tasks, stages=names, processes=self.devices.world)
+        for remark in self._remarks:
+            self._event("message", text=remark)
         for index in range(progress.stage, len(stages)):
-            self._stage = stage = Stage(self.job, index, self.model, self._learnable, self._train_rows, self.devices)
+            self._stage = stage = self._new_stage(index)
             if self._stage_state is not None:
                 stage.load_state_dict(self._stage_state)
                 self._stage_state = None
@@ -118,6 +118,9 @@ class _Session:
             self._event("stop", reason=reason, stage_steps=progress.stage_step)
             if index + 1 < len(stages):
                 progress.next_stage()
+
+    def _new_stage(self, index: int) -> Stage:
+        return Stage(self.job, index, self.model, self._learnable, self._train_rows, self.devices)
 
     def _run_stage(self, stage: Stage) -> str:
         progress = self.progress

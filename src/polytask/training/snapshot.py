@@ -22,10 +22,11 @@ from polytask.checkpoints import (
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import CheckpointError
 from polytask.sharing import MultiTaskModel, describe
+from polytask.training.events import cut
 from polytask.training.job import Job
 from polytask.training.provenance import versions
 
-RESULTS, RECIPE = "results.json", "recipe.yaml"
+RESULTS, RECIPE, EVENTS = "results.json", "recipe.yaml", "events.jsonl"
 
 
 @dataclass
@@ -67,8 +68,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run's directory before training: either there are results already, or where to begin.
+class Found:
+    """What a run's directory holds before training.
 
     Attributes:
         results: of a run that is done.
@@ -79,33 +80,38 @@ class Prepared:
     last: Path | None = None
 
 
-def prepare(out: Path, job: Job, resume: bool) -> Prepared:
-    """Makes the run's directory, or looks at the one that is to be continued; on the first process only."""
+def found(out: Path, job: Job, resume: bool) -> Found:
+    """Looks into a run's directory, which must be new or empty unless the run is to be continued; writes nothing."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out}: is a file; name a directory")
-    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if resume and RECIPE in found:
-        _check_same_recipe(_recipe(out), job, out)
-        for folder in (out, out / "checkpoints"):
-            remove_unfinished(folder)
-        if RESULTS in found:
-            return Prepared(results=read_json(out / RESULTS))
-        last = pointed(out, "last")
-        if last is not None:
-            _check_same_data(read_checkpoint(last), job, out)
-            return Prepared(last=last)
-    elif found and resume:
-        raise CheckpointError(f"{out}: not a run to continue ({found[0]} is there, {RECIPE} is not)")
-    elif found:
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if names and not resume:
         raise CheckpointError(
-            f"{out}: not empty ({found[0]} is there); name a new directory, or continue this run with --resume"
+            f"{out}: not empty ({names[0]} is there); name a new directory, or continue this run with --resume"
         )
+    if not names:
+        return Found()
+    if RECIPE not in names:
+        raise CheckpointError(f"{out}: not a run to continue ({names[0]} is there, {RECIPE} is not)")
+    _check_same_recipe(_recipe(out), job, out)
+    if RESULTS in names:
+        return Found(results=read_json(out / RESULTS))
+    last = pointed(out, "last")
+    if last is not None:
+        _check_same_data(read_checkpoint(last), job, out)
+    return Found(last=last)
+
+
+def begin(out: Path, job: Job, position: int) -> None:
+    """Makes the run's directory with its recipe, and the event stream up to where it continues."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{out}: could not be made ({error.strerror or error})") from error
+    for folder in (out, out / "checkpoints"):
+        remove_unfinished(folder)
     write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
-    return Prepared()
+    cut(out / EVENTS, position)
 
 
 def save(run: Path, job: Job, model: MultiTaskModel, card: Mapping[str, Any], state: Mapping[str, Any] | None) -> Path:
@@ -192,9 +198,9 @@ def _recipe(run: Path) -> Any:
 def _check_same_recipe(saved: Any, job: Job, run: Path) -> None:
     """A run can be continued by its own recipe only."""
     written = yaml.safe_load(yaml.safe_dump(dict(job.recipe)))  # as it would be read back
-    found = _difference(saved, written)
-    if found is not None:
-        path, before, now = found
+    difference = _difference(saved, written)
+    if difference is not None:
+        path, before, now = difference
         raise CheckpointError(
             f"{run}: was written by another recipe: {path} is {_short(before)} there and {_short(now)} here; "
             "resume with the same recipe or write to a new directory"
@@ -202,9 +208,9 @@ def _check_same_recipe(saved: Any, job: Job, run: Path) -> None:
 
 
 def _check_same_data(checkpoint: Checkpoint, job: Job, run: Path) -> None:
-    found = _difference(checkpoint.inputs, json.loads(json_bytes(job.data.to_json())))
-    if found is not None:
-        path, before, now = found
+    difference = _difference(checkpoint.inputs, json.loads(json_bytes(job.data.to_json())))
+    if difference is not None:
+        path, before, now = difference
         raise CheckpointError(
             f"{run}: the training data have changed since: {path} was {_short(before)} and is {_short(now)}; "
             "give it the same data or write to a new directory"
