@@ -117,7 +117,7 @@ def test_headline_says_what_was_found(run_directories: ModuleType, tmp_path: Pat
     assert row.delta is not None
     sentence = plain(comparison_headline(table))
     assert sentence.startswith(f"One model for 3 tasks: {row.name} is +{row.delta.estimate.mean:.1f} % (95 % interval ")
-    assert "against three single-task models, at 0.33 of their parameters and 0.3" in sentence
+    assert "against three single-task models, with 33 % of their parameters and 3" in sentence
     assert sentence.endswith("no task is worse, 3 are better.")
 
 

@@ -120,7 +120,7 @@ def _costs(row: Row, baseline: Row) -> str:
         parts.append(f"{_share(row.parameters / baseline.parameters)} their parameters")
     if row.seconds is not None and baseline.seconds:
         parts.append(f"{_share(row.seconds / baseline.seconds)} their time")
-    return f", at {' and '.join(parts)}" if parts else ""
+    return f", with {' and '.join(parts)}" if parts else ""
 
 
 def _worse(row: Row) -> str:
@@ -136,7 +136,7 @@ def _worse(row: Row) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{ratio(value)} of" if value < 0.995 else f"{ratio(value)} times"
+    return f"{100 * value:.0f} % of" if value < 0.995 else f"{ratio(value)} times"
 
 
 def _strong(text: str) -> str:
