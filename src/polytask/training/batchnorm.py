@@ -1,10 +1,27 @@
 """BatchNorm over the batch of all processes, on any device (torch's own works on CUDA only)."""
 
+from typing import Any
+
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum that every process gets. Each one's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
 
 
 class SynchronizedBatchNorm(_BatchNorm):
@@ -23,12 +40,12 @@ class SynchronizedBatchNorm(_BatchNorm):
         axes = [0, *range(2, input.dim())]
         channels = input.shape[1]
         local = torch.cat([input.float().sum(axes), input.new_tensor([input.numel() / channels], dtype=torch.float32)])
-        total = all_reduce(local)
+        total: Tensor = _SumOverProcesses.apply(local)
         count = total[-1].detach()
         mean = total[:-1] / count
         shape = [1, channels] + [1] * (input.dim() - 2)
         centred = input.float() - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
         if self.track_running_stats:
             self._update(mean.detach(), (variance * count / (count - 1)).detach())
         normal = centred * (variance + self.eps).rsqrt().view(shape)
