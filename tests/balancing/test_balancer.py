@@ -62,7 +62,7 @@ def test_a_resumed_balancer_takes_the_same_steps(name: str) -> None:
             optimizer.zero_grad()
             balancer.backward(losses_of(model, step, tasks), model)
             optimizer.step()
-            balancer.after_step()
+            balancer.after_step(losses_of(model, step, tasks) if balancer.looks_again else None)
             balancer.after_epoch()
         return model
 
@@ -152,6 +152,33 @@ def test_a_rule_may_look_at_the_losses_after_the_step() -> None:
     assert balancer.backward({"a": parameter, "b": 2 * parameter}).weights == {"a": 1.0, "b": 4.0}
     with pytest.raises(MissingInput, match="looks at the losses after the step"):
         balancer.after_step()
+
+
+def test_losses_after_the_step_carry_the_priority_of_those_before() -> None:
+    """FAMO's weights with priorities are those for losses that were multiplied beforehand, times the priorities."""
+    priority = {"a": 1.5, "b": 0.5}
+
+    def weights(options: dict[str, Any], factors: dict[str, float]) -> dict[str, float]:
+        model, balancer = made(), polytask.balancer("famo", tasks=["a", "b"], **options)
+        for step in range(3):
+            losses = {task: factors[task] * loss for task, loss in losses_of(model, step, ["a", "b"]).items()}
+            report = balancer.backward(losses, model)
+            balancer.after_step({"a": 0.5 * losses["a"], "b": 0.9 * losses["b"]})
+        return report.weights
+
+    multiplied = weights({}, priority)
+    wanted = {task: priority[task] * multiplied[task] for task in priority}
+    assert weights({"priority": priority}, {"a": 1.0, "b": 1.0}) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_parameter_by_task_follows_the_tasks_of_the_first_step() -> None:
+    model = made()
+    balancer = polytask.balancer("static", weights={"c": 3.0})
+    assert balancer.backward(losses_of(model), model).weights == {"a": 1.0, "b": 1.0, "c": 3.0}
+    assert balancer.backward(losses_of(model, 1, ["c", "b"]), model).weights == {"b": 1.0, "c": 3.0}
+    for tasks in (TASKS, None):
+        with pytest.raises(UnknownName, match=r"rule 'static', weights: no task 'd'"):
+            polytask.balancer("static", tasks=tasks, weights={"d": 3.0}).backward(losses_of(model), model)
 
 
 def refused(error: type[Exception], match: str, model: nn.Module, call: Any) -> None:
