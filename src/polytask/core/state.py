@@ -57,8 +57,8 @@ class Rule:
             extra["priority"] = priority if priority is not None else torch.ones(len(present), dtype=torch.float64)
         if self.state is None:
             return self._called(present, self.spec.function, *inputs, **extra)
-        output, state = self._called(present, self.spec.function, *inputs, _taken(self.state, index), **extra)
-        self.state = _put(self.state, state, index)
+        output, state = self._called(present, self.spec.function, *inputs, self._part(present, index), **extra)
+        self._keep(present, index, state)
         return output
 
     @property
@@ -75,8 +75,8 @@ class Rule:
         if self.spec.after_step is not None and self.looks_again:
             index = self._index(present)
             chosen = _named_by(self.spec.after_step, self._parameters(index))
-            state = self._called(present, self.spec.after_step, _taken(self.state, index), losses, **chosen)
-            self.state = _put(self.state, state, index)
+            part = self._part(present, index)
+            self._keep(present, index, self._called(present, self.spec.after_step, part, losses, **chosen))
 
     def after_epoch(self) -> None:
         if self.spec.after_epoch is not None:
@@ -97,6 +97,13 @@ class Rule:
         self.step = int(values["step"])
         if self.state is not None:
             self.state = _filled(self.state, values, "state.")
+
+    def _part(self, present: Sequence[str], index: Tensor) -> Any:
+        """The state as the function sees it; copied only where tasks are absent."""
+        return self.state if list(present) == self.tasks else _taken(self.state, index)
+
+    def _keep(self, present: Sequence[str], index: Tensor, state: Any) -> None:
+        self.state = state if list(present) == self.tasks else _put(self.state, state, index)
 
     def _parameters(self, index: Tensor) -> dict[str, Any]:
         """What the function is given: those with a number a task as the present tasks' numbers."""
