@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polytask.core.constraints import Choice, Interval
-from polytask.core.geometry import unit_gram
+from polytask.core.geometry import hull_reaches_origin, unit_gram
 from polytask.core.quadratic import nonnegative_quadratic
 from polytask.core.rules import rule
 
@@ -82,12 +82,13 @@ class _Improvement:
         for _ in range(12):
             index = np.flatnonzero(chosen)
             t, positive = self._root(index)
-            if not math.isfinite(t) or np.abs(positive).max() > 1e4 * self.radius:
-                return None  # vectors that nearly cancel
+            size = float(np.abs(positive).sum())
+            if not math.isfinite(t) or size > 1e6 * self.radius:
+                return None  # vectors that cancel
             y = np.zeros_like(self.h)
             y[index] = positive
             slack = self.unit @ y - (t * self.v - self.h)
-            violated = np.where(chosen, y < -1e-13 * self.radius, slack < -1e-13 * (1 + np.abs(self.h)))
+            violated = np.where(chosen, y < -1e-13 * self.radius, slack < -1e-13 * (1 + size))
             if not violated.any():
                 return np.maximum(y, 0.0)
             chosen ^= violated
@@ -114,23 +115,29 @@ class _Improvement:
     def _by_bracketing(self, all_present: bool) -> np.ndarray:
         y, length = self._at(0.0)
         low, high = float((self.h / self.v).min()), float(((self.h + self.radius) / self.v).min())
+        low_length, high_length = 0.0, math.inf
         if length > self.radius:
-            high = 0.0
-        elif not all_present or self._stationary():
+            high, high_length = 0.0, length
+        elif not all_present or hull_reaches_origin(self.unit, self.v):
             return y
         else:
-            low = 0.0
-        for _ in range(100):
+            low, low_length = 0.0, length
+        t = 0.0
+        for iteration in range(100):
             index = np.flatnonzero(y)
-            t = self._root(index)[0] if len(index) else math.nan
-            t = t if low < t < high else (low + high) / 2
-            y, length = self._at(t)
-            if abs(length - self.radius) <= 1e-12 * self.radius or high - low <= 1e-15 * max(abs(low), abs(high)):
+            last, (t, positive) = t, self._root(index) if len(index) else (math.nan, y)
+            if abs(t - last) <= 1e-9 * abs(last) and (positive >= 0).all():
+                y[index] = positive
                 break
-            low, high = (t, high) if length < self.radius else (low, t)
+            if not low < t < high:  # the chord, which ends at or below the root; every other time the middle
+                chord = high_length < math.inf and iteration % 2 == 0
+                share = (self.radius - low_length) / (high_length - low_length) if chord else 0.5
+                t = low + share * (high - low)
+            y, length = self._at(t)
+            if abs(length - self.radius) <= 1e-9 * self.radius or high - low <= 1e-14 * max(abs(low), abs(high)):
+                break
+            if length < self.radius:
+                low, low_length = t, length
+            else:
+                high, high_length = t, length
         return y
-
-    def _stationary(self) -> bool:
-        """Whether a convex combination vanishes, as far as the rounding of the Gram matrix lets one tell."""
-        y = nonnegative_quadratic(self.unit + np.outer(self.v, self.v), self.v[None])[0]
-        return float(y @ self.unit @ y) <= 1e-13 * float(y.sum()) ** 2

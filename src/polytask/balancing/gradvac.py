@@ -57,9 +57,10 @@ def gradvac(
     Returns: dimensionless weights, all 1 when every cosine is at least its average; the averages after this step.
     """
     unit, norms = unit_gram(gram.numpy())
-    average = state.cosine.numpy().copy()
-    coefficients = _turned(unit, average, _order(len(unit), noise), beta)
-    return torch.from_numpy(norms @ coefficients / norms), GradvacState(torch.from_numpy(average))
+    before = state.cosine.numpy()
+    coefficients, cosines = _turned(unit, np.minimum(before, _HIGHEST), _order(len(unit), noise))
+    after = np.where(np.isnan(cosines), before, (1 - beta) * before + beta * cosines)
+    return torch.from_numpy(norms @ coefficients / norms), GradvacState(torch.from_numpy(after))
 
 
 def _order(tasks: int, noise: Noise) -> np.ndarray:
@@ -69,31 +70,33 @@ def _order(tasks: int, noise: Noise) -> np.ndarray:
     return np.ascontiguousarray(np.argsort(keys, axis=1, kind="stable").T[:-1])
 
 
-def _turned(unit: np.ndarray, average: np.ndarray, order: np.ndarray, beta: float) -> np.ndarray:
-    """Row i: the turned gradient of task i as coefficients of the unit gradients; changes `average` in place."""
+def _turned(unit: np.ndarray, goals: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row i: the turned gradient of task i as coefficients of the unit gradients; the cosines met, NaN if undefined).
+
+    Turning a vector of length l whose cosine is phi until it is goal adds l (goal sqrt(1 - phi^2) / sqrt(1 - goal^2) -
+    phi) of the other's unit vector.
+    """
     tasks = len(unit)
     starts = tasks * np.arange(tasks)
-    coefficients, products = np.eye(tasks), unit.copy()  # its products with every unit gradient
-    lengths, terms = np.ones(tasks), np.ones(tasks)  # `terms`: sums of the coefficients, which are never negative
+    coefficients, cosines = np.eye(tasks), np.full((tasks, tasks), np.nan)
+    slopes = goals / np.sqrt(1 - goals**2)
     exists = unit.diagonal() > 0
-    defined = exists.copy()
-    all_exist = bool(exists.all())
+    lengths = np.where(exists, 1.0, np.nan)  # NaN: without a direction
+    other = np.where(exists, 0.0, np.nan)
+    terms = np.ones(tasks)  # sums of the coefficients, which are never negative
     for met in order:  # the tasks that each i meets next; the i do not depend on one another
         pairs = starts + met
-        cosine, target = products.take(pairs) / lengths, average.take(pairs)
-        known = defined if all_exist else defined & exists[met]
-        average.put(pairs, np.where(known, (1 - beta) * target + beta * cosine, target))
-        goal = np.minimum(target, _HIGHEST)
-        turned = np.flatnonzero(known & (cosine < goal))
+        cosine = np.einsum("ij,ij->i", coefficients, unit.take(met, 0)) / lengths + other.take(met)
+        cosines.put(pairs, cosine)
+        turned = np.flatnonzero(cosine < goals.take(pairs))
         if not len(turned):
             continue
-        phi, goal, j, length = np.maximum(cosine[turned], -1.0), goal[turned], met[turned], lengths[turned]
-        added = length * (goal / np.sqrt(1 - goal**2) * np.sqrt(1 - phi**2) - phi)
+        phi, length = np.maximum(cosine.take(turned), -1.0), lengths.take(turned)
+        pairs = pairs.take(turned)
+        added = length * (slopes.take(pairs) * np.sqrt(1 - phi**2) - phi)
         square = length**2 + added * (2 * length * phi + added)
+        coefficients.put(pairs, coefficients.take(pairs) + added)
         terms[turned] += added
-        remains = square > _ROUNDING * terms[turned] ** 2
-        lengths[turned] = np.sqrt(np.where(remains, square, 1.0))
-        defined[turned] = remains
-        coefficients[turned, j] += added
-        products[turned] += added[:, None] * unit[j]
-    return coefficients
+        remains = square > _ROUNDING * terms.take(turned) ** 2
+        lengths[turned] = np.sqrt(np.where(remains, square, np.nan))
+    return coefficients, cosines

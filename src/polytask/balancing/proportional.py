@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from polytask.core.geometry import hull_reaches_origin
+
 _ITERATIONS = 200
+_USUAL = 9  # iterations; a problem that takes more may have no solution
 _CANCELS = 1e12  # terms of G w that are this much larger than their sum: the sum is rounding
 
 
@@ -23,7 +26,9 @@ def proportional_weights(unit: np.ndarray, norms: np.ndarray, power: float) -> n
     k = (norms / reference) ** (power - 1)
     x = k ** (1 / (1 + power))  # the solution for orthogonal vectors
     value, wanted = unit @ x * x, k * x ** (1 - power)
-    for _ in range(_ITERATIONS):
+    for iteration in range(_ITERATIONS):
+        if iteration == _USUAL and hull_reaches_origin(unit, np.ones(len(x))):
+            return None
         matrix = unit * x[:, None] * x
         matrix[np.arange(len(x)), np.arange(len(x))] += power * wanted
         change = np.linalg.solve(matrix, wanted - value)

@@ -115,6 +115,15 @@ def unit_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return correlation, safe
 
 
+def hull_reaches_origin(unit: np.ndarray, inverse: np.ndarray) -> bool:
+    """Whether a convex combination of vectors vanishes, as far as the rounding of their Gram matrix lets one tell.
+
+    `unit` is the Gram matrix of the unit vectors, none zero, and `inverse` their inverse lengths, at most about 1.
+    """
+    y = nonnegative_quadratic(unit + np.outer(inverse, inverse), inverse[None])[0]  # see min_norm_point
+    return float(y @ unit @ y) <= 1e-13 * float(y.sum()) ** 2
+
+
 def pseudo_solve(unit: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(x, C x) with x = C^+ b: the shortest of those that bring C x nearest to b, C the Gram matrix of unit vectors.
 
