@@ -208,6 +208,7 @@ def test_constrained_by_hand() -> None:
     losses = [(3.0, 2.0), (3.0, 0.5), (3.0, -3.0), (3.0, 1.0)]
     assert [weights(rule, *each)[1] for each in losses] == pytest.approx([0.0, 0.1, 0.05, 0.0])
     assert weights(rule, 9.0, 0.0)[0] == 1.0
+    assert rule(TASKS, tensor(9.0, 0.0), priority=tensor(0.5, 1.5)).tolist() == [0.5, 0.0]
 
 
 def test_constrained_finds_the_constrained_minimum() -> None:

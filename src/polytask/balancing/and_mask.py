@@ -1,6 +1,6 @@
 """AND-mask: an element moves only if enough tasks agree on its direction.
 
-Source      Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf 2020, arXiv:2009.00329, section 3.2: the mean gradient
+Source      Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf 2020, arXiv:2009.00329, the AND-mask: the mean gradient
             times the mask [threshold * T <= |sum_t sign(g_t)|].
 Departures  none. The promise that no task's loss rises to first order holds at the default threshold of 1 only.
 Cost        O(T) a parameter element.
@@ -18,7 +18,7 @@ from polytask.core.rules import rule
 
 @rule(
     "and_mask",
-    source="arXiv:2009.00329, section 3.2",
+    source="arXiv:2009.00329, AND-mask",
     needs=("stack",),
     scale="mean",
     claims=("permutation", "homogeneous", "non_conflicting", "linear_under_scaling"),

@@ -41,12 +41,14 @@ def constrained(
     losses: Float[Tensor, "T"],
     state: ConstrainedState,
     *,
+    priority: Float[Tensor, "T"],
     thresholds: Annotated[Float[Tensor, "T"] | float | None, PerTask(Interval())] = None,
     learning_rate: Annotated[float, Interval(0, open="left")] = 0.01,
 ) -> tuple[Float[Tensor, "T"], ConstrainedState]:
-    """Weight 1 for an objective, its multiplier for a constraint.
+    """Its priority for an objective, its multiplier for a constraint.
 
     Args:    losses: the tasks' losses, in the thresholds' units.
+             priority: how much each objective counts, mean 1 over all tasks.
              thresholds: the largest loss allowed, by task; a task without one is an objective.
              learning_rate: of the multipliers, for each step and unit of violation.
     Returns: weights of the losses with the multipliers before this step, and the state after it.
@@ -55,4 +57,4 @@ def constrained(
     objective = limits.isnan()
     violation = torch.where(objective, 0.0, losses - limits)
     multiplier = (state.multiplier + learning_rate * violation).clamp(min=0)
-    return torch.where(objective, 1.0, state.multiplier), ConstrainedState(multiplier)
+    return torch.where(objective, priority, state.multiplier), ConstrainedState(multiplier)

@@ -84,7 +84,7 @@ def famo(
     Args:    losses: the tasks' losses, above min_losses, any units.
              learning_rate: of the logits, for each step.
              decay: pulls the logits to 0; the paper's gamma.
-             min_losses: the lowest value that each loss can take.
+             min_losses: the lowest value that each loss can take (times the task's priority, if it has one).
              lookahead: which losses count as those after the step: the same batch's, or the next batch's.
     Returns: convex weights, dimensionless, and the state with this step's losses in it.
     """

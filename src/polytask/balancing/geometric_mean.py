@@ -1,7 +1,7 @@
 """Geometric mean of the losses: no loss's unit matters, and a relative gain counts the same for every task.
 
-Source      Chennupati, Sistu, Yogamani and Rawashdeh 2019, arXiv:1904.08492, equation 1 (their geometric loss
-            strategy, GLS): the T-th root of the product of the losses.
+Source      Chennupati, Sistu, Yogamani and Rawashdeh 2019, arXiv:1904.08492, the geometric loss strategy (GLS):
+            the T-th root of the product of the losses.
 Departures  none for losses above 0: the gradient of the root weighs task t by root / (T L_t), which is given here as
             weights. A loss that is exactly 0 counts as 1e-30; one below 0 is refused.
 Cost        O(T); one backward pass.
@@ -18,7 +18,7 @@ SMALLEST = 1e-30
 
 @rule(
     "geometric_mean",
-    source="arXiv:1904.08492, equation 1",
+    source="arXiv:1904.08492, geometric loss strategy",
     needs=("losses",),
     scale="mean",
     claims=("permutation", "homogeneous", "nonnegative_weights"),

@@ -1,9 +1,9 @@
 """Smooth Tchebycheff: a smooth maximum of the losses, so the task that is furthest behind gets most of the weight.
 
-Source      Lin et al. 2024, arXiv:2402.19078, equation 6: mu log sum_t exp(lambda_t (f_t - z_t) / mu). For networks the
-            authors' experiments take f_t as the logarithm of the loss over its mean in the epoch after `warmup_epochs`,
-            z = 0, and minimise the sum of the log losses until then: `on: log_losses`, the default. `on: losses` is
-            the equation itself, z an ideal point that is given or the lowest loss seen.
+Source      Lin et al. 2024, arXiv:2402.19078, the smooth Tchebycheff scalarization: mu log sum_t exp(lambda_t (f_t -
+            z_t) / mu). For networks the authors' experiments take f_t as the logarithm of the loss over its mean in the
+            epoch after `warmup_epochs`, z = 0, and minimise the sum of the log losses until then: `on: log_losses`, the
+            default. `on: losses` is the formula itself, z an ideal point that is given or the lowest loss seen.
 Departures  the preference lambda has mean 1 (the paper's sums to 1: the same as its mu times T), and the result is
             multiplied by T, as in their experiments. A task that was absent from the epoch that sets its unit
             takes its first loss after it. A loss that is exactly 0 counts as 1e-30 in the logarithm.
@@ -42,7 +42,7 @@ def after_epoch(state: SmoothTchebycheffState) -> SmoothTchebycheffState:
 
 @rule(
     "smooth_tchebycheff",
-    source="arXiv:2402.19078, equation 6",
+    source="arXiv:2402.19078, smooth Tchebycheff scalarization",
     needs=("losses",),
     scale="sum",
     claims=("permutation", "nonnegative_weights"),
