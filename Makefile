@@ -79,8 +79,9 @@ wheel: $(DEV)  ## build a wheel, install it into an empty environment, run the s
 bench: $(DEV)  ## run the benchmarks, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(DEV)  ## write the parts of the pages that come from the registry (a new rule's row)
+docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m polytask.recipes.json_schema
 
 constraints:  ## pin today's versions: constraints.txt from a fresh environment's pip freeze
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze
