@@ -3,14 +3,15 @@
 import inspect
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.core.constraints import parameters_of
+from polytask.core.constraints import Interval, parameters_of
 from polytask.core.noise import Noise
 from polytask.core.rules import CLAIMS, RuleSpec, find
 from polytask.core.state import Rule
@@ -160,6 +161,18 @@ def test_a_false_claim_is_seen(claim: str) -> None:
     with pytest.raises(CheckFailure, match=f"{claim} is claimed"):
         check_rule(wrong(unruly, claims=[claim]), only=[f"claims_{claim}"])
     check_rule(wrong(unruly), only=[f"claims_{claim}"])  # not claimed: a counter-example is found
+
+
+def test_a_claim_is_looked_at_in_every_trial() -> None:
+    """Equal weights at the default; with the other sign they are below 0."""
+
+    def signed(gram: Tensor, *, sign: Annotated[float, Interval(-1, 1)] = 1.0) -> Tensor:
+        return sign * torch.ones_like(gram[0])
+
+    spec = wrong(signed, claims=["nonnegative_weights"])
+    check_rule(spec, only=["claims_nonnegative_weights"])
+    with pytest.raises(CheckFailure, match=r"missed by 1 on .* with \{'sign': -1\.0\}"):
+        check_rule(replace(spec, trials=({"sign": -1.0},)), only=["claims_nonnegative_weights"])
 
 
 def test_a_claim_about_weights_by_a_rule_without_weights() -> None:
