@@ -165,7 +165,7 @@ class _Session:
 
     def _not_finite(self, stage: Stage, error: NotFinite) -> NotFinite:
         """The error with the run's step, after the row numbers of the batch are saved."""
-        progress, path = self.progress, self.out / "not_finite.json"
+        progress, path = self.progress, self.out / snapshot.NOT_FINITE
         step = progress.step + 1
         # the rule counts its own calls, from 0 in each stage
         what = str(error).replace(f"at step {stage.balancer.step}", f"at step {step}")

@@ -19,14 +19,14 @@ from polytask.checkpoints import (
     remove_unfinished,
     write_checkpoint,
 )
-from polytask.checkpoints.directory import json_bytes, read_json, write_file
+from polytask.checkpoints.directory import TEMPORARY, json_bytes, read_json, write_file
 from polytask.core.errors import CheckpointError
 from polytask.sharing import MultiTaskModel, describe
 from polytask.training.events import cut
 from polytask.training.job import Job
 from polytask.training.provenance import versions
 
-RESULTS, RECIPE, EVENTS = "results.json", "recipe.yaml", "events.jsonl"
+RESULTS, RECIPE, EVENTS, NOT_FINITE = "results.json", "recipe.yaml", "events.jsonl", "not_finite.json"
 
 
 @dataclass
@@ -85,6 +85,7 @@ def found(out: Path, job: Job, resume: bool) -> Found:
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out}: is a file; name a directory")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    names = [name for name in names if not name.startswith(TEMPORARY)]  # of a process that was killed while beginning
     if names and not resume:
         raise CheckpointError(
             f"{out}: not empty ({names[0]} is there); name a new directory, or continue this run with --resume"
@@ -110,6 +111,7 @@ def begin(out: Path, job: Job, position: int) -> None:
         raise CheckpointError(f"{out}: could not be made ({error.strerror or error})") from error
     for folder in (out, out / "checkpoints"):
         remove_unfinished(folder)
+    (out / NOT_FINITE).unlink(missing_ok=True)
     write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
     cut(out / EVENTS, position)
 
