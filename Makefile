@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
+# Tests run in as many processes as there are cores, a file to a process; JOBS=0 runs them in one, as --pdb needs.
+JOBS ?= auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -51,10 +53,10 @@ demo: $(CORE)  ## train and compare on bundled data, write demo/report.html
 	@$(BIN)/polytask demo --out $(OUT)
 
 test: $(DEV)  ## the fast tests, under five minutes
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-all: $(DEV)  ## every test, the slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 lint: $(DEV)  ## style, types and who may import whom
 	$(BIN)/ruff check .
