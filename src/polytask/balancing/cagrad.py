@@ -31,6 +31,7 @@ _SHIFT = 1e-14  # on the unit diagonal, so that dependent gradients are no speci
     needs=("gram",),
     scale="own",
     claims=("permutation", "homogeneous", "nonnegative_weights"),
+    trials=({"c": 0.1}, {"c": 2.0, "rescale": "1 + c"}),
 )
 def cagrad(
     gram: Float[Tensor, "T T"],

@@ -4,8 +4,9 @@ Source      Ban and Ji 2024, "Fair resource allocation in multi-task learning", 
             w > 0 with G w = w^(-1 / alpha) maximises sum_t (g_t . d)^(1 - alpha) / (1 - alpha) over a ball.
 Departures  the equation is solved exactly, as a convex problem, where the authors' code calls a nonlinear least-squares
             solver. A zero gradient cannot gain and is left out, weight 0. Where there is no solution (a convex
-            combination of the other gradients vanishes, as far as G tells) the weights are 0.
-Cost        about ten solves of size T.
+            combination of the other gradients vanishes, as far as G tells) the weights are 0. alpha is at most 10 and
+            at least 0.5: beyond, the weights of gradients whose lengths differ by 1e6 leave float64's digits.
+Cost        about six solves of size T.
 """
 
 from typing import Annotated
@@ -27,11 +28,12 @@ from polytask.core.rules import rule
     needs=("gram",),
     scale="own",
     claims=("permutation", "non_conflicting", "nonnegative_weights"),
+    trials=({"alpha": 0.5}, {"alpha": 2.0}, {"alpha": 10.0}),
 )
 def fairgrad(
     gram: Float[Tensor, "T T"],
     *,
-    alpha: Annotated[float, Interval(0.1, 10)] = 1.0,
+    alpha: Annotated[float, Interval(0.5, 10)] = 1.0,
 ) -> Float[Tensor, "T"]:
     """The positive solution w of G w = w^(-1 / alpha).
 

@@ -41,6 +41,7 @@ def start(tasks: int) -> GradvacState:
     scale="sum",
     claims=("homogeneous", "nonnegative_weights", "linear_under_scaling"),
     init=start,
+    trials=({"beta": 0.5},),
 )
 def gradvac(
     gram: Float[Tensor, "T T"],

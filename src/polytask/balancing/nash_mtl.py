@@ -8,7 +8,7 @@ Departures  the equation is solved exactly, as a convex problem, where the paper
             gradient cannot gain and is left out, weight 0. Where no bargain exists (a convex combination of the other
             gradients vanishes, to about 1e-6 of their lengths) no direction improves all of them: the weights are 0.
             The length is that of Algorithm 1, sqrt(T); the authors' code then clips the update to norm 1.
-Cost        about ten solves of size T.
+Cost        about six solves of size T.
 """
 
 import numpy as np
