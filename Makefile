@@ -62,7 +62,7 @@ lint: $(DEV)  ## style, types and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache  # its cache has missed changed files
 
 format: $(DEV)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
@@ -101,4 +101,4 @@ system-packages:  ## install Debian's Chromium, if there is none
 		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 clean:  ## remove the environment and everything that was made
-	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis
