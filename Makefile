@@ -58,11 +58,12 @@ test: $(DEV)  ## the fast tests, under five minutes
 test-all: $(DEV)  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
+# import-linter runs without its cache, which has missed changed files.
 lint: $(DEV)  ## style, types and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
-	$(BIN)/lint-imports --no-cache  # its cache has missed changed files
+	$(BIN)/lint-imports --no-cache
 
 format: $(DEV)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
