@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import shutil
 import sys
 import warnings
@@ -116,6 +117,8 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    seen = run_all(folder)
+    seen = run_all(folder)  # imports all that there is: some packages draw from Python's generator then
+    before = random.getstate()
     seen |= {"resumed": resumed(folder), "refused": refused(folder), "threads": torch.get_num_threads()}
+    seen["random_state_stays"] = random.getstate() == before
     (folder / f"rank-{distributed.get_rank()}.json").write_text(json.dumps(seen))

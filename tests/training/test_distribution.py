@@ -88,6 +88,10 @@ def test_an_error_of_the_first_process_ends_all(both):
         assert process["threads"] == 1
 
 
+def test_pythons_random_state_stays(both):
+    assert [process["random_state_stays"] for process in seen(both[1])] == [True, True]
+
+
 def test_more_processes_than_the_device_serves_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # without LOCAL_RANK and a rendezvous nobody else is there
     monkeypatch.setattr("polytask.training.devices._accelerator", lambda precision, on_cpu: _Alone())
