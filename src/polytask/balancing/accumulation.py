@@ -1,5 +1,6 @@
 """Writing into `.grad`: all of a step's gradients or, if one of them is unusable, none."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ def infinite(grads: Mapping[str, Tensor]) -> list[str]:
 def _is_finite(grad: Tensor) -> bool:
     values = grad._values() if grad.is_sparse else grad
     # one pass without a table of booleans; finite numbers whose sum overflows are looked at again
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Target:
 
     def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(numerator, count), 0-d: the loss summed over present labels, with its graph, and how many there are."""
-        return LOSSES[self.task.loss](outputs, labels, present), present.sum()
+        return LOSSES[self.task.loss](outputs, labels, present), present.count_nonzero()
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Predictions: column -> one value a row.
