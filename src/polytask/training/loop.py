@@ -224,7 +224,7 @@ class _Session:
         metrics = snapshot.main_metrics(job, {"valid": self._valid} if is_best else {})
         card = snapshot.card(job, self.model, progress.step, metrics)
         path = snapshot.save(self.out, job, self.model, card, state)
-        snapshot.point_and_prune(self.out, path, is_best, job.run.keep)
+        snapshot.keep(self.out, path, is_best, job.run.keep)
 
     def finish(self) -> dict[str, Any]:
         """Scores the best model on the test split, once, and writes its final card and results.json."""

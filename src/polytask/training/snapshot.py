@@ -111,6 +111,7 @@ def begin(out: Path, job: Job, position: int) -> None:
         raise CheckpointError(f"{out}: could not be made ({error.strerror or error})") from error
     for folder in (out, out / "checkpoints"):
         remove_unfinished(folder)
+    prune(out, job.run.keep)
     (out / NOT_FINITE).unlink(missing_ok=True)
     write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
     cut(out / EVENTS, position)
@@ -175,8 +176,8 @@ def session_state(
     }
 
 
-def point_and_prune(run: Path, newest: Path, is_best: bool, keep: int) -> None:
-    """RUN/best if this one is, then RUN/last; then removes all but the `keep` newest and the best.
+def keep(run: Path, newest: Path, is_best: bool, number: int) -> None:
+    """RUN/best if this one is, then RUN/last; then removes all but the `number` newest and the best.
 
     `last` comes after `best`: a run that is killed in between continues from the older `last` and comes to the same
     `best` again.
@@ -184,9 +185,14 @@ def point_and_prune(run: Path, newest: Path, is_best: bool, keep: int) -> None:
     if is_best:
         point(run, "best", newest)
     point(run, "last", newest)
-    best = pointed(run, "best")
-    for old in list_checkpoints(run)[:-keep]:
-        if old.resolve() not in (best, newest.resolve()):
+    prune(run, number)
+
+
+def prune(run: Path, number: int) -> None:
+    """Removes all checkpoints but the `number` newest, the best and the last."""
+    kept = [pointed(run, name) for name in ("best", "last")]
+    for old in list_checkpoints(run)[:-number]:
+        if old.resolve() not in kept:
             remove_directory(old)
 
 
