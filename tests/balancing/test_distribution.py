@@ -14,6 +14,7 @@ from polytask.core.errors import NotFinite
 
 TASKS = ["a", "b", "c"]
 RULES = ["equal", "uncertainty", "pcgrad", "upgrad"]
+ENGINES = ["representation", "interval"]
 ROWS = 12
 # step -> task -> the rows that have a label: everywhere, task b on the first process only, nothing on the second at all
 LABELS = [
@@ -30,26 +31,33 @@ def made() -> nn.ModuleDict:
     return nn.ModuleDict(parts).double()
 
 
-def task_losses(model: nn.ModuleDict, step: int, rank: int, world: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+def task_losses(
+    model: nn.ModuleDict, step: int, rank: int, world: int, *, representation: bool = False
+) -> tuple[dict[str, Tensor], dict[str, float], list[Tensor]]:
+    """The losses, how many labels are behind each, and what all of them read, if that is asked for."""
     x = torch.randn(ROWS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
-    losses, counts = {}, {}
+    losses, counts, shared = {}, {}, []
+    if representation and any(row * world // ROWS == rank for task in TASKS for row in LABELS[step][task]):
+        shared = [model["trunk"](x).tanh()]
     for task in TASKS:
         rows = [row for row in LABELS[step][task] if row * world // ROWS == rank]
         if rows:
-            outputs = model[task](model["trunk"](x[rows]).tanh())
+            outputs = model[task](shared[0][rows] if shared else model["trunk"](x[rows]).tanh())
             losses[task] = (outputs - TASKS.index(task)).square().mean()
             counts[task] = float(len(rows))
-    return losses, counts
+    return losses, counts, shared
 
 
 def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
     model = made()
-    balancer = polytask.balancer(name, tasks=TASKS)
+    engine = name if name in ENGINES else "exact"
+    balancer = polytask.balancer("upgrad" if name in ENGINES else name, tasks=TASKS, engine=engine)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step in range(len(LABELS)):
+    for step in [0, *range(len(LABELS)), 0]:  # twice the same tasks, so that weights may be kept
         optimizer.zero_grad()
-        losses, counts = task_losses(model, step, rank, world)
-        report = balancer.backward(losses, model, counts=counts)
+        losses, counts, shared = task_losses(model, step, rank, world, representation=name == "representation")
+        more = {"representation": shared} if name == "representation" else {}
+        report = balancer.backward(losses, model, counts=counts, **more)
         assert report.tasks == [task for task in TASKS if len(LABELS[step][task])]
         optimizer.step()
     return {key: value.detach() for key, value in model.named_parameters()}
@@ -59,9 +67,9 @@ def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    result: dict[str, object] = {name: trained(name, rank, 2) for name in RULES}
+    result: dict[str, object] = {name: trained(name, rank, 2) for name in RULES + ENGINES}
     model = made()
-    losses, counts = task_losses(model, 0, rank, 2)
+    losses, counts, _ = task_losses(model, 0, rank, 2)
     if rank == 1:
         losses["b"] = losses["b"] * float("nan")
     try:
@@ -80,7 +88,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RULES + ENGINES)
 def test_two_processes_equal_one(results: list[dict], name: str) -> None:
     alone = trained(name, 0, 1)
     for key, value in alone.items():

@@ -1,7 +1,7 @@
 """Writing into `.grad`: all of a step's gradients or, if one of them is unusable, none."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,6 +25,24 @@ def accumulate(parameter: Tensor, grad: Tensor) -> None:
 def own(grad: Tensor) -> Tensor:
     """A copy of what autograd returned: that may be expanded, or the very tensor that another parameter got."""
     return grad.detach().clone() if grad.is_sparse else grad.detach().clone(memory_format=torch.contiguous_format)
+
+
+def own_gradients(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Mapping[str, Tensor], *, keep_graph: bool
+) -> dict[str, Tensor]:
+    """name -> the gradient of the sum of outputs times cotangents; `.grad` stays as it is.
+
+    Autograd is left to write into `.grad`, since it alone knows which of its tensors nobody else holds and may be
+    kept without a copy.
+    """
+    if not leaves:
+        return {}
+    with set_aside(leaves.values()):
+        torch.autograd.backward(outputs, cotangents, retain_graph=keep_graph, inputs=list(leaves.values()))
+        found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        for leaf in leaves.values():
+            leaf.grad = None
+    return found
 
 
 def as_sparse(grad: Tensor, rows: Tensor) -> Tensor:

@@ -7,19 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balancing import distribution
-from polytask.balancing.accumulation import accumulate, as_sparse, infinite, set_aside, usable_graph
+from polytask.balancing.accumulation import accumulate, infinite, set_aside, usable_graph
+from polytask.balancing.engine import Engine, Step
 from polytask.balancing.exact import distributed_gradients
-from polytask.balancing.partition import Partition, partition
+from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.report import BackwardReport
-from polytask.balancing.scale import rescaled
 from polytask.core.catalogue import Catalogue
-from polytask.core.constraints import Choice, Interval, check_parameters
-from polytask.core.errors import BadValue, CheckpointError, MissingInput, NotFinite, UnknownName
+from polytask.core.constraints import Choice, Interval, check_parameters, parameters_of
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, NotFinite, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
-from polytask.core.task_vectors import TaskVectors
 
-ENGINES = Catalogue("engine", {"exact": "polytask.balancing.exact:ExactEngine"})
+ENGINES = Catalogue(
+    "engine",
+    {
+        "exact": "polytask.balancing.exact:ExactEngine",
+        "representation": "polytask.balancing.representation:RepresentationEngine",
+        "interval": "polytask.balancing.interval:IntervalEngine",
+    },
+)
 GROUPS = Choice("all", "layer", "tensor")
 SCALES = Choice("published", "sum", "mean", "unit")
 
@@ -37,7 +43,8 @@ class Balancer:
     Args:
         rule: a registered rule's name, or its spec.
         tasks: every task that may be present, in order; by default those of the first call.
-        engine: how per-task gradients are obtained.
+        engine: how per-task gradients are obtained: "exact", "representation" or "interval", or with its options
+            {"kind": "interval", "every": 10}.
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
             not another learning rate.
@@ -52,7 +59,7 @@ class Balancer:
         rule: str | RuleSpec,
         *,
         tasks: Sequence[str] | None = None,
-        engine: str = "exact",
+        engine: str | Mapping[str, Any] = "exact",
         groups: str = "all",
         scale: str = "published",
         priority: Mapping[str, float] | None = None,
@@ -74,13 +81,22 @@ class Balancer:
             if not Interval(0, open="left").allows(value):
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
         self.tasks = list(tasks) if tasks is not None else None
-        self.engine = ENGINES.find(engine)()
+        self.engine_name, self.engine = _engine(engine, where)
+        if self.engine_name != "exact" and self.spec.needs == ("losses",):
+            raise BadValue("engine", self.engine_name, "exact: the rule weighs losses, not gradients", where)
+        self.engine.check(self.spec, groups, scale)
         self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
         self._new_rule: Callable[[list[str]], Rule] = lambda names: Rule(self.spec, names, seed=seed, **parameters)
         self.parameters = check_parameters(self.spec.parameters, parameters, where)
         if tasks is not None:
             self._new_rule(self.tasks or [])  # checks the tasks that parameters name
-        self._rules: dict[str, Rule] = {}
+        self._rules = GroupRules(
+            self.spec,
+            lambda: self._new_rule(self.tasks or []),
+            groups=groups,
+            scale=scale,
+            prioritised=bool(self.priority),
+        )
         self.step = 0
 
     def backward(
@@ -88,6 +104,7 @@ class Balancer:
         losses: Mapping[str, Tensor],
         model: Model | None = None,
         *,
+        representation: Tensor | Sequence[Tensor] | None = None,
         shared: Sequence[str] | None = None,
         counts: Mapping[str, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -97,6 +114,8 @@ class Balancer:
         Args:
             losses: task -> 0-d loss; tasks may be absent, the rule then sees the others.
             model: a module, {name: parameter} or parameters; rules that weigh losses do not need it on one process.
+            representation: for engine "representation": the tensor, or tensors, that all heads read; the losses must
+                have been computed from these very tensors.
             shared: names of the parameters to balance, where the graph should not decide (default: reached by two
                 or more tasks).
             counts: task -> number of labels behind its mean; used to average over processes.
@@ -105,6 +124,7 @@ class Balancer:
         Raises: NotFinite naming the task and step; MissingInput if nothing is shared. Nothing is then written into
                 `.grad`.
         """
+        pieces = self._checked_representation(representation)
         self._learn_tasks(losses)
         tasks, values, local = self._present(losses, counts, model)
         if not tasks:
@@ -113,19 +133,32 @@ class Balancer:
             raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
         self._refuse_infinite(tasks, values)
         priority = self._priority(tasks)
-        states = {group: rule.state for group, rule in self._rules.items()}
+        states = self._rules.states()
         try:
             if self.spec.needs == ("losses",):
                 report = self._weigh_losses(tasks, values, local, priority, model, scaler)
             else:
-                report = self._combine_gradients(tasks, values, local, priority, model, shared, scaler)
+                if model is None:
+                    raise MissingInput(
+                        f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)"
+                    )
+                step = Step(
+                    number=self.step,
+                    tasks=tasks,
+                    values=values,
+                    losses={t: scaler.scale(loss) for t, loss in local.items()} if scaler is not None else local,
+                    priority=priority,
+                    named=_named(model),
+                    factor=None if scaler is None else float(scaler.get_scale()),
+                    shared=shared,
+                    representation=pieces,
+                )
+                report = self._combine_gradients(step)
         except BaseException:  # a step that did not happen leaves no trace in the rule
-            self._rules = {group: rule for group, rule in self._rules.items() if group in states}
-            for group, state in states.items():
-                self._rules[group].state = state
+            self._rules.restore(states)
             raise
         self.step += 1
-        for rule in self._rules.values():
+        for rule in self._rules:
             rule.advance()
         return report
 
@@ -147,30 +180,38 @@ class Balancer:
             return
         self._refuse_infinite(tasks, values)
         values = values if self.spec.prefers else values * self._priority(tasks)  # as the rule saw them before
-        for rule in self._rules.values():
+        for rule in self._rules:
             rule.after_step(tasks, values)
 
     def after_epoch(self) -> None:
         """Call when an epoch ends, for rules that compare epochs (dwa)."""
-        for rule in self._rules.values():
+        for rule in self._rules:
             rule.after_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; load it into a balancer made with the same arguments."""
-        rules = {group: rule.state_dict() for group, rule in self._rules.items()}
-        return {"rule": self.spec.name, "tasks": self.tasks, "step": self.step, "rules": rules}
+        return {
+            "rule": self.spec.name,
+            "tasks": self.tasks,
+            "step": self.step,
+            "rules": self._rules.state_dict(),
+            "engine": {"kind": self.engine_name, **self.engine.state_dict()},
+        }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         if values["rule"] != self.spec.name:
             raise CheckpointError(
                 f"the saved state is of rule {values['rule']!r}, this balancer's is {self.spec.name!r}"
             )
+        if values["engine"]["kind"] != self.engine_name:
+            saved = values["engine"]["kind"]
+            raise CheckpointError(f"the saved state is of engine {saved!r}, this balancer's is {self.engine_name!r}")
         if self.tasks is not None and values["tasks"] is not None and self.tasks != list(values["tasks"]):
             raise CheckpointError(f"the saved state is of tasks {values['tasks']}, this balancer's are {self.tasks}")
         self.tasks = self.tasks or values["tasks"]
         self.step = values["step"]
-        for group, saved in values["rules"].items():
-            self._rule(group).load_state_dict(saved)
+        self._rules.load_state_dict(values["rules"])
+        self.engine.load_state_dict(values["engine"])
 
     def _weigh_losses(
         self,
@@ -181,7 +222,7 @@ class Balancer:
         model: Model | None,
         scaler: Any,
     ) -> BackwardReport:
-        weights = self._weights("all", tasks, {"losses": values}, priority)
+        weights = self._rules.weights("all", tasks, {"losses": values}, priority)
         parts = [
             local[task] if weight == 1.0 else local[task] * weight
             for task, weight in zip(tasks, weights.tolist(), strict=True)
@@ -212,84 +253,30 @@ class Balancer:
             raise NotFinite(f"the gradient of {bad[0]!r} is not finite at step {self.step}, though the losses are")
         return bool(bad)
 
-    def _combine_gradients(
-        self,
-        tasks: list[str],
-        values: Tensor,
-        local: Mapping[str, Tensor],
-        priority: Tensor,
-        model: Model | None,
-        shared: Sequence[str] | None,
-        scaler: Any,
-    ) -> BackwardReport:
-        if model is None:
-            raise MissingInput(f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)")
-        part = partition(local, tasks, _named(model), shared)
-        scaled = {task: scaler.scale(loss) for task, loss in local.items()} if scaler is not None else local
-        found = self.engine.gradients(scaled, tasks, part, step=self.step)
-        factor = float(scaler.get_scale()) if scaler is not None else 1.0
-        groups = self._grouped(part)
-        grams = {group: found.shared.gram(names) / factor**2 for group, names in groups.items()}
-        total = torch.stack(list(grams.values())).sum(0)
-        overflow = self._overflow(total, found.private, tasks, part, scaler)
-        if overflow:  # leave the infinities where the scaler looks for them: it will skip the step
-            combined, weights = found.shared.combined(torch.ones(len(tasks))), {}
-        else:
-            combined, weights = self._combined(groups, grams, found.shared, tasks, values, priority)
-        for name, rows in found.rows.items():
-            combined[name] = as_sparse(combined[name], rows)
-        for name, grad in [*combined.items(), *found.private.items()]:
-            accumulate(part.parameters[name], grad)
-        route = dict.fromkeys(groups, "exact")
-        return BackwardReport(tasks, values, weights, gram=total, route=route, shared=part.shared, skipped=overflow)
+    def _combine_gradients(self, step: Step) -> BackwardReport:
+        found = self.engine.combine(step, self._rules)
+        for parameter, grad in found.grads:
+            accumulate(parameter, grad)
+        return BackwardReport(
+            step.tasks,
+            step.values,
+            found.weights,
+            gram=found.gram,
+            route=found.route,
+            shared=found.shared,
+            skipped=found.skipped,
+        )
 
-    def _overflow(
-        self, gram: Tensor, private: Mapping[str, Tensor], tasks: list[str], part: Partition, scaler: Any
-    ) -> bool:
-        """True if some gradient is not finite and a GradScaler will see it; NotFinite if there is no scaler."""
-        bad = [task for task, square in zip(tasks, gram.diagonal(), strict=True) if not square.isfinite()]
-        bad += [part.owner(name, tasks) for name in infinite(private)]
-        if bad and scaler is None:
-            raise NotFinite(f"the gradient of task {bad[0]!r} is not finite at step {self.step}")
-        return bool(bad)
-
-    def _combined(
-        self,
-        groups: dict[str, list[str]],
-        grams: dict[str, Tensor],
-        vectors: TaskVectors,
-        tasks: list[str],
-        values: Tensor,
-        priority: Tensor,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(parameter -> combined gradient, group -> weights)."""
-        combined: dict[str, Tensor] = {}
-        weights: dict[str, Tensor] = {}
-        for group, names in groups.items():
-            if self.spec.returns == "weights":
-                weights[group] = self._weights(group, tasks, {"losses": values, "gram": grams[group]}, priority)
-                combined |= vectors.combined(weights[group], names)
-                continue
-            rule = self._rule(group)
-            for name in names:
-                stack = vectors.stacks[name]
-                factors = priority.to(stack).view(-1, *[1] * (stack.dim() - 1))
-                combined[name] = rule(tasks, stack if not self.priority else stack * factors, keys=(name,))
-            squared_norm = sum(combined[name].double().square().sum().item() for name in names)
-            scale = rescaled(self.spec.scale, self.scale, len(tasks), squared_norm)
-            for name in names if scale != 1.0 else []:
-                combined[name] = combined[name] * scale
-        return combined, weights
-
-    def _weights(self, group: str, tasks: list[str], inputs: dict[str, Tensor], priority: Tensor) -> Tensor:
-        """The rule's weights for a group, with priority and scale applied, float64 [T]."""
-        multiplied = torch.ones_like(priority) if self.spec.prefers else priority
-        seen = {"losses": inputs["losses"] * multiplied}
-        if "gram" in inputs:
-            seen["gram"] = inputs["gram"] * multiplied[:, None] * multiplied
-        weights = self._rule(group)(tasks, *(seen[need] for need in self.spec.needs), priority=priority) * multiplied
-        square = float(weights @ inputs["gram"] @ weights) if "gram" in inputs else 0.0
-        return weights * rescaled(self.spec.scale, self.scale, len(tasks), square)
+    def _checked_representation(self, given: Tensor | Sequence[Tensor] | None) -> list[Tensor] | None:
+        """The tensors; an error if the engine needs them and there are none, or the other way round."""
+        if self.engine.reads != "representation":
+            if given is not None:
+                raise Inconsistent(f"representation= is read by engine 'representation', not by {self.engine_name!r}")
+            return None
+        pieces = [given] if isinstance(given, Tensor) else list(given or ())
+        if not pieces and not distribution.active():  # a process may have no row of this step
+            raise MissingInput("engine 'representation' needs backward(losses, model, representation=...)")
+        return pieces
 
     def _present(
         self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, model: Model | None
@@ -335,24 +322,18 @@ class Balancer:
         mean = sum(self.priority.get(task, 1.0) for task in every) / len(every)
         return torch.tensor([self.priority.get(task, 1.0) / mean for task in tasks], dtype=torch.float64)
 
-    def _grouped(self, part: Partition) -> dict[str, list[str]]:
-        if self.groups == "all":
-            return {"all": part.shared}
-        groups: dict[str, list[str]] = {}
-        for name in part.shared:
-            groups.setdefault(name if self.groups == "tensor" else name.rpartition(".")[0] or name, []).append(name)
-        return groups
-
-    def _rule(self, group: str) -> Rule:
-        if group not in self._rules:
-            assert self.tasks is not None
-            self._rules[group] = self._new_rule(self.tasks)
-        return self._rules[group]
-
 
 def balancer(rule: str | RuleSpec, **options: Any) -> Balancer:
     """A balancer by the rule's name; see `Balancer` for the options."""
     return Balancer(rule, **options)
+
+
+def _engine(given: str | Mapping[str, Any], where: str) -> tuple[str, Engine]:
+    """(kind, engine) from a name or {"kind": name, **options}."""
+    options = {"kind": given} if isinstance(given, str) else dict(given)
+    kind = options.pop("kind", None)
+    found = ENGINES.find(kind)
+    return str(kind), found(**check_parameters(parameters_of(found.__init__), options, f"{where}, engine {kind!r}"))
 
 
 def _named(model: Model) -> dict[str, Tensor]:

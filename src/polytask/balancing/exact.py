@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from polytask.balancing import distribution
-from polytask.balancing.accumulation import own, usable_graph
+from polytask.balancing.accumulation import as_sparse, infinite, own, own_gradients, usable_graph
+from polytask.balancing.engine import Combined, Engine, Step, summed_gram
 from polytask.balancing.graph import reached
-from polytask.balancing.partition import Partition, refuse_outside
+from polytask.balancing.group_rules import GroupRules
+from polytask.balancing.partition import Partition, partition, refuse_outside
 from polytask.core.task_vectors import TaskVectors
 
 
@@ -28,16 +30,37 @@ class TaskGradients:
     rows: dict[str, Tensor] = field(default_factory=dict)
 
 
-class ExactEngine:
+class ExactEngine(Engine):
     """Per-task gradients of the shared parameters; buffers are kept from step to step."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
+    def combine(self, step: Step, rules: GroupRules) -> Combined:
+        part = partition(step.losses, step.tasks, step.named, step.shared)
+        found = self.gradients(step.losses, step.tasks, part, step=step.number)
+        if distribution.active():
+            _sum_over_processes(found.shared, found.private, part)
+        groups = rules.grouped(part.shared)
+        grams = {group: found.shared.gram(names) / (step.factor or 1.0) ** 2 for group, names in groups.items()}
+        total = summed_gram(grams)
+        bad = step.infinite_tasks(total) + [
+            f"task {part.owner(name, step.tasks)!r}" for name in infinite(found.private)
+        ]
+        overflow = step.overflows(bad)
+        if overflow:  # leave the infinities where the scaler looks for them: it will skip the step
+            combined, weights = found.shared.combined(torch.ones(len(step.tasks))), {}
+        else:
+            combined, weights = rules.combined(groups, grams, found.shared, step.values, step.priority)
+        for name, rows in found.rows.items():
+            combined[name] = as_sparse(combined[name], rows)
+        grads = [(part.parameters[name], grad) for name, grad in [*combined.items(), *found.private.items()]]
+        return Combined(grads, weights, dict.fromkeys(groups, "exact"), part.shared, total, overflow)
+
     def gradients(
         self, losses: Mapping[str, Tensor], tasks: Sequence[str], part: Partition, *, step: int = 0
     ) -> TaskGradients:
-        """Nothing is written into .grad.
+        """Of this process; nothing is written into .grad.
 
         Each task's backward pass visits only what that task reaches, so each head is traversed once. Peak memory: T
         copies of the shared gradients.
@@ -58,12 +81,9 @@ class ExactEngine:
             for name, grad in found.items():
                 if name not in stacks:
                     private[name] = private[name] + grad if name in private else own(grad)
-        vectors = TaskVectors(tasks, stacks)
-        if distribution.active():
-            _sum_over_processes(vectors, private, part)
-            return TaskGradients(vectors, private)
-        rows = {name: torch.cat(found).unique() for name, found in touched.items() if found is not None}
-        return TaskGradients(vectors, private, rows)
+        sparse = {} if distribution.active() else touched  # sums over processes are dense
+        rows = {name: torch.cat(found).unique() for name, found in sparse.items() if found is not None}
+        return TaskGradients(TaskVectors(tasks, stacks), private, rows)
 
     def _buffer(self, name: str, parameter: Tensor, tasks: int) -> Tensor:
         shape = (tasks, *parameter.shape)
@@ -77,13 +97,20 @@ def _gradients(loss: Tensor, part: Partition, row: int, *, keep_graph: bool) -> 
     """Name -> gradient of what the task of this row reaches."""
     reaches = part.reaches[:, row].tolist()
     reached = {name: tensor for (name, tensor), used in zip(part.parameters.items(), reaches, strict=True) if used}
-    return _differentiated(loss, reached, keep_graph=keep_graph)
+    return differentiated(loss, reached, keep_graph=keep_graph)
 
 
-def _differentiated(loss: Tensor, wanted: Mapping[str, Tensor], *, keep_graph: bool) -> dict[str, Tensor]:
+def differentiated(
+    outputs: Tensor | Sequence[Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    cotangents: Sequence[Tensor] | None = None,
+    keep_graph: bool = False,
+) -> dict[str, Tensor]:
+    """name -> the gradient of the sum of the outputs, each times its cotangent; autograd may hold the tensors too."""
     if not wanted:
         return {}
-    grads = torch.autograd.grad(loss, [*wanted.values()], retain_graph=keep_graph, allow_unused=True)
+    grads = torch.autograd.grad(outputs, [*wanted.values()], cotangents, retain_graph=keep_graph, allow_unused=True)
     return {name: grad for name, grad in zip(wanted, grads, strict=True) if grad is not None}
 
 
@@ -104,7 +131,7 @@ def _note_rows(touched: dict[str, list[Tensor] | None], name: str, grad: Tensor)
 
 def _sum_over_processes(vectors: TaskVectors, private: dict[str, Tensor], part: Partition) -> None:
     for name in part.private:
-        private[name] = _dense(private.get(name), part.parameters[name])
+        private[name] = dense(private.get(name), part.parameters[name])
     distribution.sum_in_place([*vectors.stacks.values(), *(private[name] for name in part.private)])
 
 
@@ -116,10 +143,10 @@ def distributed_gradients(
     if total is not None:
         refuse_outside(reached({"the weighted sum": total}), trainable)
         with usable_graph(f"tasks {', '.join(tasks)}", step):
-            found = _differentiated(total, trainable, keep_graph=False)
+            found = differentiated(total, trainable, keep_graph=False)
     used = distribution.union(torch.tensor([name in found for name in trainable])).tolist()
     summed = {
-        name: _dense(found.get(name), parameter)
+        name: dense(found.get(name), parameter)
         for (name, parameter), anywhere in zip(trainable.items(), used, strict=True)
         if anywhere
     }
@@ -127,7 +154,20 @@ def distributed_gradients(
     return summed
 
 
-def _dense(grad: Tensor | None, parameter: Tensor) -> Tensor:
+def summed_gradients(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Mapping[str, Tensor], *, keep_graph: bool = False
+) -> dict[str, Tensor]:
+    """name -> the gradient of the sum of outputs times cotangents, summed over processes, which nobody else holds."""
+    if not distribution.active():
+        return own_gradients(outputs, cotangents, leaves, keep_graph=keep_graph)
+    found = differentiated(outputs, leaves, cotangents=cotangents, keep_graph=keep_graph) if outputs else {}
+    summed = {name: dense(found.get(name), leaf) for name, leaf in leaves.items()}
+    distribution.sum_in_place([*summed.values()])
+    return summed
+
+
+def dense(grad: Tensor | None, parameter: Tensor) -> Tensor:
+    """A dense gradient of the caller's own; zeros where there is none."""
     if grad is None:
         return torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     return grad.to_dense() if grad.is_sparse else own(grad)

@@ -28,9 +28,8 @@ class Partition:
     @property
     def private(self) -> list[str]:
         shared = dict.fromkeys(self.shared)
-        return [
-            name for name, row in zip(self.parameters, self.reaches, strict=True) if name not in shared and row.any()
-        ]
+        used = self.reaches.any(1).tolist()
+        return [name for name, anyone in zip(self.parameters, used, strict=True) if anyone and name not in shared]
 
     def owner(self, name: str, tasks: Sequence[str]) -> str:
         """The first task that reaches a parameter."""
@@ -46,16 +45,12 @@ def partition(
     """
     masks = reached(losses) if losses else {}
     parameters = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
-    outside = _outside(masks, parameters)
+    others = outside(masks, parameters)
     if distribution.active():
         refuse_outside(masks, parameters)
-    parameters |= {f"leaf.{i}": leaf for i, leaf in enumerate(outside)}
+    parameters |= {f"leaf.{i}": leaf for i, leaf in enumerate(others)}
     column = [tasks.index(task) for task in losses]
-    reaches = torch.zeros(len(parameters), len(tasks), dtype=torch.bool)
-    for row, parameter in enumerate(parameters.values()):
-        mask = masks.get(parameter, 0)
-        for bit, task in enumerate(column):
-            reaches[row, task] = bool(mask >> bit & 1)
+    reaches = reached_table([masks.get(parameter, 0) for parameter in parameters.values()], column, len(tasks))
     if distribution.active():
         reaches = distribution.union(reaches)
     if shared is not None:
@@ -64,7 +59,7 @@ def partition(
                 raise UnknownName("parameter", name, parameters, "shared=")
         return Partition(parameters, reaches, list(shared))
     least = min(2, len(tasks))
-    found = [name for name, row in zip(parameters, reaches, strict=True) if int(row.sum()) >= least]
+    found = [name for name, count in zip(parameters, reaches.sum(1).tolist(), strict=True) if count >= least]
     if not found:
         raise MissingInput(
             f"no parameter is reached by two of the tasks {', '.join(tasks)}: there is nothing to balance"
@@ -72,16 +67,26 @@ def partition(
     return Partition(parameters, reaches, found)
 
 
-def _outside(leaves: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+def reached_table(masks: Sequence[int], columns: Sequence[int], tasks: int) -> Tensor:
+    """Bool [len(masks), tasks] from bitmasks whose bit i stands for column columns[i]."""
+    rows = [[False] * tasks for _ in masks]
+    for row, mask in zip(rows, masks, strict=True):
+        for bit, column in enumerate(columns):
+            row[column] = bool(mask >> bit & 1)
+    return torch.tensor(rows, dtype=torch.bool).view(len(masks), tasks)
+
+
+def outside(leaves: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """The leaves that are not among the parameters."""
     known = {id(parameter) for parameter in parameters.values()}
     return [leaf for leaf in leaves if id(leaf) not in known]
 
 
 def refuse_outside(leaves: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> None:
     """MissingInput if a loss depends on a parameter that is not in the model: other processes would not know of it."""
-    outside = _outside(leaves, parameters)
-    if outside:
+    others = outside(leaves, parameters)
+    if others:
         raise MissingInput(
             "under torch.distributed every trained parameter must be in the model: "
-            f"one of shape {tuple(outside[0].shape)} is not"
+            f"one of shape {tuple(others[0].shape)} is not"
         )

@@ -21,6 +21,7 @@ class Sharing(nn.Module):
     """
 
     width: int
+    shares: bool = True  # whether `representation` is there to be asked for
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__()

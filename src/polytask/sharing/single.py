@@ -33,6 +33,7 @@ class Single(Sharing):
             encoder = make_encoder()
             self.encoders[task] = encoder
             self.width = encoder.width
+        self.shares = len(self.encoders) == 1
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
         """The only task's features; with several tasks nothing is shared."""

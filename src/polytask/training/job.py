@@ -97,7 +97,7 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
     return balancer(
         stage.rule.kind,
         tasks=list(targets),
-        engine=stage.rule.engine,
+        engine=stage.rule.engine.options(),
         groups=stage.rule.groups,
         scale=stage.rule.scale,
         priority=priority if any(value != 1.0 for value in priority.values()) else None,

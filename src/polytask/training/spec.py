@@ -13,11 +13,28 @@ def _kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+class EngineChoice(Strict):
+    """How a rule on gradients gets to see them: see docs/loop.md. `every` is of `interval`; null is its default."""
+
+    kind: Literal["exact", "representation", "interval"] = "exact"
+    every: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "EngineChoice":
+        if self.every is not None and self.kind != "interval":
+            raise ValueError(f"every belongs to interval, not to {self.kind}")
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """What the balancer takes."""
+        return self.model_dump(exclude_none=True)
+
+
 class RuleChoice(Strict):
     """A balancing rule and how it is applied; `parameters` are the rule's own (see `polytask rules NAME`)."""
 
     kind: str
-    engine: str = "exact"
+    engine: Annotated[EngineChoice, BeforeValidator(_kind)] = EngineChoice()
     groups: Literal["all", "layer", "tensor"] = "all"
     scale: Literal["published", "sum", "mean", "unit"] = "published"
     parameters: dict[str, Any] = Field(default_factory=dict)

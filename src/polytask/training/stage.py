@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from polytask.balancing import BackwardReport
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName
 from polytask.core.noise import Noise
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
@@ -50,6 +50,8 @@ class Stage:
         self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
         self.steps = spec.steps or (spec.epochs or 1) * self.mixture.steps_per_epoch
         self.balancer = stage_balancer(spec, self.targets, job.run.seed)
+        if self.balancer.engine.reads == "representation":
+            _require_one_representation(spec.name, model, list(used))
         self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
         self._parameters = dict(model.named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
@@ -140,6 +142,18 @@ def _chosen(
 
 def _begins(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _require_one_representation(stage: str, model: Any, sources: list[str]) -> None:
+    """An error unless all tasks of the stage read one representation of the same rows."""
+    where = f"stage {stage!r}, engine 'representation'"
+    if not model.sharing.shares:
+        raise MissingInput(f"{where}: the tasks share no representation; choose another `sharing` or engine 'exact'")
+    if len(sources) > 1:
+        raise Inconsistent(
+            f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so at the representation no two "
+            "of them could conflict; use engine 'exact'"
+        )
 
 
 def _with_labels_of(tasks: Iterable[str], split: Any) -> Any:

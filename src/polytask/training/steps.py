@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +16,33 @@ from polytask.training.devices import Devices
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """Means over the present labels, and how many labels are behind each."""
+    """Means over the present labels, how many labels are behind each, and what they were computed from.
+
+    Attributes:
+        representation: of each piece, where asked for.
+    """
 
     losses: dict[str, Tensor]
     counts: dict[str, float]
+    representation: list[Tensor]
 
 
 def task_losses(
-    model: nn.Module, pieces: Sequence[Batch], targets: Mapping[str, Target], devices: Devices
+    model: nn.Module,
+    pieces: Sequence[Batch],
+    targets: Mapping[str, Target],
+    devices: Devices,
+    *,
+    representation: bool = False,
 ) -> TaskLosses:
-    """The losses of the tasks that have a label in these pieces.
+    """The losses of the tasks that have a label in these pieces, with the shared representation if it is asked for.
 
     With several processes a task without a label here stays, as a zero with its graph, since another process may have
     one: what is computed must not depend on the process.
     """
     losses: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
+    shared: list[Tensor] = []
     for piece in pieces:
         found = {task: piece.present[task].count_nonzero().item() for task in targets if task in piece.labels}
         tasks = [task for task, count in found.items() if count or devices.world > 1]
@@ -38,7 +50,7 @@ def task_losses(
             continue
         moved = piece if devices.device.type == "cpu" else piece.to(devices.device)
         with devices.autocast():
-            outputs = model(moved.inputs, tasks)
+            outputs = _outputs(model, moved, tasks, shared if representation else None)
         for task in tasks:
             numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
             if torch.is_grad_enabled() and not numerator.requires_grad:
@@ -48,7 +60,15 @@ def task_losses(
                 )
             counts[task] = float(found[task])
             losses[task] = numerator / max(found[task], 1)
-    return TaskLosses(losses, counts)
+    return TaskLosses(losses, counts, shared)
+
+
+def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | None) -> dict[str, Tensor]:
+    """The outputs; the representation that they are computed from is appended to `shared`, if that is a list."""
+    if shared is None:
+        return model(batch.inputs, tasks)
+    shared.append(model.representation(batch.inputs))
+    return model.from_representation(shared[-1], tasks)
 
 
 def train_step(
@@ -72,10 +92,17 @@ def train_step(
         clip: the largest norm of the gradient.
     """
     devices.seed(seed)
-    found = task_losses(model, pieces, targets, devices)
+    needs_representation = balancer.engine.reads == "representation"
+    found = task_losses(model, pieces, targets, devices, representation=needs_representation)
     if not found.losses and devices.world == 1:
         return None
-    report = balancer.backward(found.losses, parameters, counts=found.counts, scaler=devices.scaler)
+    report = balancer.backward(
+        found.losses,
+        parameters,
+        representation=found.representation if needs_representation else None,
+        counts=found.counts,
+        scaler=devices.scaler,
+    )
     if not report.tasks:
         return None
     if clip is not None:
