@@ -194,3 +194,24 @@ def test_a_closed_pipe_is_no_error(folder: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_paths_of_images_start_from_their_tables_folder(polytask: Polytask, folder: Path) -> None:
+    from PIL import Image
+
+    for name in ("old", "new"):
+        (folder / name / "pictures").mkdir(parents=True)
+        for i in range(24):
+            Image.new("L", (8, 8), 9 * i).save(folder / name / "pictures" / f"{i}.png")
+        for prefix, file in (("pictures/", "index.csv"), ("", "bare.csv")):
+            rows = "".join(f"{prefix}{i}.png,{i % 2}\n" for i in range(24))
+            (folder / name / file).write_text("path,bright\n" + rows)
+    data = {"images": "old/index.csv", "features": {"path": "image"}, "split": {"fractions": [0.5, 0.25, 0.25]}}
+    model = {"encoder": {"kind": "conv", "channels": [4]}}
+    write_recipe(folder / "images.yaml", data=data, tasks={"bright": "binary"}, model=model)
+    assert polytask("train", "images.yaml", "--out", "run").status == 0
+    assert polytask("predict", "run", "--data", "new/index.csv", "--out", "p.csv").status == 0
+    assert polytask("evaluate", "run", "--data", "new/bare.csv", "--root", "new/pictures").status == 0
+    error = polytask("predict", "run", "--data", "new/bare.csv", "--out", "p.csv").error
+    assert "row 0: column 'path': no such image file 'new/0.png'" in error
+    assert "--root" in error

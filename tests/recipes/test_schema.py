@@ -199,3 +199,32 @@ def test_the_json_schema_knows_the_recipes_keys_and_names() -> None:
     assert encoders[0] == {"enum": ["mlp", "conv", "tabular", "transformer"]}
     assert definitions["Task"]["additionalProperties"] is False
     assert "name" not in definitions["Task"]["properties"]
+
+
+def test_a_resolved_recipe_keeps_what_its_sources_take_from_the_defaults() -> None:
+    values = yaml.safe_load(
+        "{version: 1, tasks: {a: {kind: binary, source: x}}, data: {split: fold, rows: {train: 5}, seed: 3, "
+        "features: {t: categorical}, sources: {x: {table: x.csv}, y: {table: y.csv, seed: 4}}}}"
+    )
+    recipe = read_recipe(values).recipe
+    again = read_recipe(recipe.resolved()).recipe
+    assert again.data.named_sources() == recipe.data.named_sources()
+    assert again.data.named_sources()["x"].split is not None
+    assert again.resolved() == recipe.resolved()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "recipe.yaml: the recipe is empty"),
+        (b"version: 1\n\ttasks: 3\n", "recipe.yaml, line 2: not valid YAML (a tab; indent with spaces)"),
+        (b"version: 1\n# caf\xe9\n", "recipe.yaml, line 2: no text in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert message in str(raised.value)
+    with pytest.raises(DataError, match="is a folder"):
+        read_recipe(tmp_path)

@@ -97,7 +97,10 @@ def is_first_process() -> bool:
 def _interrupted(options: dict[str, Any]) -> str:
     out = options.get("out")
     if "resume" in options:
-        return f"continue with the same command and --resume (from the last checkpoint in {out})"
+        if out is None or not out.exists():
+            return "nothing was written"
+        origin = f"the last checkpoint in {out}" if (out / "last").exists() else "the beginning: no checkpoint is there"
+        return f"continue with the same command and --resume (from {origin})"
     if "seeds" in options or "fresh" in options:
         return "the same command continues where this one stopped: finished runs are kept"
     return "nothing was written"

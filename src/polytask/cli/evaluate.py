@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from polytask.cli.options import AsJson, DataDir, comma_separated, data_folder
+from polytask.cli.options import AsJson, DataDir, Root, comma_separated, data_folder
 
 EXAMPLES = (
     "polytask evaluate runs/first --data test.csv",
@@ -23,6 +23,7 @@ def evaluate(
         ),
     ] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="These tasks only.")] = None,
+    root: Root = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +35,7 @@ def evaluate(
 
     trained = load(model)
     named = comma_separated(tasks)
-    frame, place, remark = labelled_rows(trained, data, data_folder(data_dir), named, split)
+    frame, place, remark = labelled_rows(trained, data, data_folder(data_dir), named, split, root)
     metrics = trained.evaluate(frame, named, place)
     if as_json:
         show_json({"rows": frame.height, "scored": remark, "tasks": metrics})

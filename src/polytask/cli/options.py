@@ -11,6 +11,10 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", metavar="DIR", help="Where data files are looked for first (else POLYTASK_DATA)."),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Where paths of images start (else from the table's folder)."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the recipe: train.epochs=3; repeatable."),

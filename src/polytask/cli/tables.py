@@ -43,20 +43,26 @@ def write_frame(frames: Sequence[pl.DataFrame], out: Path, write: Writer) -> Non
 
 
 def open_for(
-    trained: "Trained", data: str, data_dir: Path | None, columns: Sequence[str]
+    trained: "Trained", data: str, data_dir: Path | None, columns: Sequence[str], root: Path | None = None
 ) -> Iterator[tuple[pl.DataFrame, Place]]:
-    """The table in blocks of rows, each with its place; `columns` are those that must be there."""
-    rows = _open(trained, data, data_dir)
+    """The table in blocks of rows, each with its place; `columns` are those that must be there. Paths of images start
+    from `root`, else from the table's folder."""
+    rows = _open(trained, data, data_dir, root)
     _check_columns(rows, columns)
     for start, frame in rows.blocks(BLOCK_ROWS, list(columns)):
         yield frame, Place(rows.where, np.arange(start, start + len(frame)))
 
 
 def labelled_rows(
-    trained: "Trained", data: str, data_dir: Path | None, tasks: Sequence[str] | None, split: str | None
+    trained: "Trained",
+    data: str,
+    data_dir: Path | None,
+    tasks: Sequence[str] | None,
+    split: str | None,
+    root: Path | None = None,
 ) -> tuple[pl.DataFrame, Place, str]:
     """All rows or those of a split, in memory, their place, and in words which ones they are."""
-    rows = _open(trained, data, data_dir)
+    rows = _open(trained, data, data_dir, root)
     labels = [column for task in tasks or trained.targets for column in trained.targets[task].task.columns]
     columns = list(dict.fromkeys([*trained.columns(tasks), *labels]))
     known = _split_of(trained, tasks)
@@ -85,7 +91,7 @@ def labelled_rows(
     return frame[chosen], Place(rows.where, chosen), f"the {split} rows by column {known.column!r}"
 
 
-def _open(trained: "Trained", data: str, data_dir: Path | None) -> Any:
+def _open(trained: "Trained", data: str, data_dir: Path | None, root: Path | None) -> Any:
     from polytask.tasks.sources.arrays import rows_from_npz
     from polytask.tasks.sources.raw import FrameRows
     from polytask.tasks.sources.table import open_table, read_table
@@ -94,6 +100,7 @@ def _open(trained: "Trained", data: str, data_dir: Path | None) -> Any:
     if path.suffix.lower() == ".npz":
         return rows_from_npz(path)
     table = open_table(path)
+    trained.images_from(root or (path if path.is_dir() else table.files[0].parent))
     text = [column for column in trained.text_columns if column in table.schema]
     if table.files[0].suffix.lower() != ".csv" or not text:
         return table

@@ -59,6 +59,14 @@ class Trained:
         found = [column for name in self.sources_of(tasks) for column in self._preprocessors[name].columns]
         return list(dict.fromkeys(found))
 
+    def images_from(self, folder: Path) -> "Trained":
+        """Makes the paths in image columns start from this folder (else from the working directory)."""
+        for preprocessor in self._preprocessors.values():
+            for feature in preprocessor.features:
+                if feature.kind == "image":
+                    vars(feature).update(root=folder)
+        return self
+
     @property
     def text_columns(self) -> list[str]:
         """Columns that held text in training: in a CSV file, `01` must stay text there."""

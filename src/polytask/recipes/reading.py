@@ -106,16 +106,28 @@ def _values(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Pat
         return dict(recipe), None
     path = Path(recipe)
     if path.is_file():
-        return _mapping(path.read_text(encoding="utf-8"), str(path)), path.resolve().parent
+        return _mapping(_text(path), str(path)), path.resolve().parent
     if isinstance(recipe, str) and path.suffix == "" and path.name == recipe:
         return _mapping(shipped_text(recipe), recipe), None
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; allowed: a recipe file, or the name of a shipped recipe")
     name = path.name.removesuffix(".yaml")
     hint = f"; a recipe of this name is shipped: {name}" if name in shipped_names() else ""
     raise DataError(f"{path}: no such recipe file{hint}")
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: no text in UTF-8, so no recipe; save it as UTF-8") from None
+
+
 def _mapping(text: str, where: str) -> dict[str, Any]:
     values = _parsed(text, where)
+    if values is None:
+        raise DataError(f"{where}: the recipe is empty; `polytask init` drafts one from a table")
     if not isinstance(values, dict):
         raise BadValue("a recipe", values, "a mapping (version, data, tasks, model, train)", where)
     return values
@@ -127,7 +139,10 @@ def _parsed(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}" if mark is not None else where
-        raise DataError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        problem = str(getattr(error, "problem", None) or error)
+        if r"'\t'" in problem:
+            problem = "a tab; indent with spaces"
+        raise DataError(f"{place}: not valid YAML ({problem})") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -96,4 +96,8 @@ class Recipe(Strict):
             for task in self.task_list
         }
         values["task_defaults"] = {}
+        if self.data.sources is not None:  # a null written out would hide the default that a source takes from `data`
+            values["data"]["sources"] = {
+                name: source.model_dump(mode="json") for name, source in self.data.named_sources().items()
+            }
         return values

@@ -40,7 +40,7 @@ ORIGINS: dict[str, str] = {
 
 def missing_file(name: str, tried: Iterable[Path]) -> DataError:
     """The error about a file that is not there: where it was looked for, what is near, its public source if known."""
-    places = list(dict.fromkeys(str(path) for path in tried))
+    places = list({path.resolve(): str(path) for path in tried}.values())
     message = f"{name}: no such file (looked for {', '.join(places)})"
     folder = Path(places[0]).parent
     beside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

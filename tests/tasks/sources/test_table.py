@@ -76,3 +76,41 @@ def test_text_columns_of_a_csv_stay_text(tmp_path):
     (tmp_path / "x.csv").write_text("code,n\n01,1\n02,2\n")
     assert read_table(tmp_path / "x.csv")["code"].to_list() == [1, 2]
     assert read_table(tmp_path / "x.csv", ["code"])["code"].to_list() == ["01", "02"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_separators_byte_order_marks_and_line_ends(tmp_path, separator, start, end):
+    rows = [["x", "y z"], ["1", f'"a{separator}b"'], ["2", '"two\nlines"']]
+    text = start + "".join(separator.join(row) + end for row in rows)
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    table = open_table(tmp_path / "x.csv")
+    assert table.read(["x", "y z"]).rows() == [(1, f"a{separator}b"), (2, "two\nlines")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x,y,x\n1,2,3\n", "the header has 'x' twice (columns 1 and 3); rename one"),
+        (b"x,y\n1,2\n1,2,3\n", "x.csv, line 3: 3 fields, and the header has 2; a field that contains ',' stands"),
+        (b"x,y\n1,M\xe1laga\n", "x.csv, line 2: byte b'\\xe1' is no UTF-8; save the table as UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_csv_file_is_named_with_its_line(tmp_path, content, message):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        open_table(tmp_path / "x.csv").read(["x", "y"])
+    assert message in str(raised.value)
+
+
+def test_dates_in_a_csv_file_are_dates(tmp_path):
+    (tmp_path / "x.csv").write_text("day,at,label\n2024-01-31,2024-01-31T10:30:00,1\n,2024-02-01T00:00:00,0\n")
+    schema = open_table(tmp_path / "x.csv").schema
+    assert [schema["day"].is_temporal(), schema["at"].is_temporal(), schema["label"].is_integer()] == [True] * 3
+
+
+def test_a_missing_file_is_looked_for_once_in_each_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"looked for a\.csv\)"):
+        resolve("a.csv", None, tmp_path)

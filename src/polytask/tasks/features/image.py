@@ -92,6 +92,12 @@ class Image:
         try:
             image = Pillow.open(io.BytesIO(item) if isinstance(item, bytes) else (self.root or Path()) / item)
             image.load()
+        except FileNotFoundError:
+            looked = (self.root or Path()) / str(item)
+            raise DataError(
+                f"{place.row(position)}: column {self.column!r}: no such image file {str(looked)!r}; data.root (--root "
+                "for new rows) names the folder where the paths start"
+            ) from None
         except (OSError, SyntaxError) as error:
             found = f"file {item!r}" if isinstance(item, str) else f"{len(item)} bytes"
             raise DataError(

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polytask.core.errors import DataError
+from polytask.tasks.sources.csv_text import check_header, csv_fault, csv_separator
 
 SUFFIXES = (".parquet", ".csv")
 _MAGIC = b"PAR1"
@@ -47,13 +48,13 @@ class TableRows:
                 yield start, frame
                 start += len(frame)
         except pl.exceptions.PolarsError as error:
-            raise _unreadable(self.where, error) from error
+            raise csv_fault(self.files) or _unreadable(self.where, error) from error
 
     def _collect(self, lazy: pl.LazyFrame) -> pl.DataFrame:
         try:
             return lazy.collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _unreadable(self.where, error) from error
+            raise csv_fault(self.files) or _unreadable(self.where, error) from error
 
 
 def open_table(path: Path) -> TableRows:
@@ -69,6 +70,8 @@ def open_table(path: Path) -> TableRows:
                 f"{path}: parquet and CSV files are mixed ({files[0].name}, {file.name}); allowed: one format"
             )
         _check_whole(file)
+        if suffix == ".csv":
+            check_header(file)
     where = str(path) if len(files) == 1 or path.is_dir() else f"{path} ({len(files)} files)"
     try:
         scans = [_scan(file) for file in files]
@@ -78,7 +81,7 @@ def open_table(path: Path) -> TableRows:
         counts = [int(scan.select(pl.len()).collect().item()) for scan in scans]
         schema = dict(lazy.collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(where, error) from error
+        raise csv_fault(files) or _unreadable(where, error) from error
     if not sum(counts):
         raise DataError(f"{where}: the table has no row (columns: {', '.join(schema)})")
     return TableRows(files, where, schema, counts, bytes=sum(file.stat().st_size for file in files), _frame=lazy)
@@ -113,7 +116,10 @@ def table_files(path: Path) -> list[Path]:
 def _scan(file: Path, kept: dict[str, type[pl.DataType]] | None = None) -> pl.LazyFrame:
     if file.suffix.lower() == ".parquet":
         return pl.scan_parquet(file, glob=False)
-    return pl.scan_csv(file, glob=False, infer_schema_length=None, schema_overrides=kept)
+    separator = csv_separator(file)
+    return pl.scan_csv(
+        file, glob=False, infer_schema_length=None, schema_overrides=kept, separator=separator, try_parse_dates=True
+    )
 
 
 def _check_whole(file: Path) -> None:
