@@ -6,14 +6,24 @@ from typing import Annotated
 
 import typer
 
-from polytask.cli.options import DataDir, data_folder
+from polytask.cli.options import DataDir, comma_separated, data_folder
 
-EXAMPLES = ("polytask init --data houses.csv --out houses.yaml", "polytask train houses.yaml --out runs/houses")
+EXAMPLES = (
+    "polytask init --data houses.csv --out houses.yaml",
+    "polytask init --data houses.csv --tasks price,sold --out houses.yaml",
+    "polytask train houses.yaml --out runs/houses",
+)
 
 
 def init(
-    data: Annotated[str, typer.Option("--data", metavar="TABLE", help="A .parquet or .csv file, directory or glob.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="TABLE", help="A .parquet or .csv file, directory or glob, or an .npz file."),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="A,B", help="The label columns, instead of guessing them.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -34,12 +44,12 @@ def init(
     if not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
     path = resolve(data, data_folder(data_dir), None)
-    draft = draft_recipe(path)
-    draft.recipe["data"]["table"] = _from_recipe(path, out)
+    draft = draft_recipe(path, comma_separated(tasks))
+    draft.recipe["data"][draft.origin] = _from_recipe(path, out)
     read_recipe(draft.recipe)
     write_file(out, draft_text(draft.recipe, draft.remarks, str(path)).encode())
-    tasks = draft.recipe["tasks"]
-    typer.echo(f"{out}: {counted(len(tasks), 'task')}: {listed([f'{name} ({_kind(tasks[name])})' for name in tasks])}")
+    drafted = [f"{name} ({_kind(task)})" for name, task in draft.recipe["tasks"].items()]
+    typer.echo(f"{out}: {counted(len(drafted), 'task')}: {listed(drafted)}")
     if draft.remarks:
         typer.echo(f"\nGuesses to check ({'it is' if len(draft.remarks) == 1 else 'they are'} in the recipe too):")
         for remark in draft.remarks:
