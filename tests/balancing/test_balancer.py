@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from typing import Annotated, Any, NamedTuple
 
 import pytest
@@ -317,3 +319,10 @@ def test_the_report() -> None:
     assert report.cosines is not None
     assert report.cosines.diagonal().tolist() == pytest.approx([1.0] * 3)
     assert 0 <= report.conflict_rate <= 1
+
+
+def test_losses_without_names_are_refused() -> None:
+    """In a process of its own, without the tests' type checks, as a user has it."""
+    code = "import polytask, torch; polytask.balancer('upgrad').backward([torch.ones(())])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BadValue: rule 'upgrad': losses is 'list'; allowed: a mapping {task: loss}" in ended.stderr

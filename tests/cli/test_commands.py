@@ -215,3 +215,61 @@ def test_paths_of_images_start_from_their_tables_folder(polytask: Polytask, fold
     error = polytask("predict", "run", "--data", "new/bare.csv", "--out", "p.csv").error
     assert "row 0: column 'path': no such image file 'new/0.png'" in error
     assert "--root" in error
+
+
+ENCODER = """
+from typing import Literal
+
+import polars
+import torch
+
+from polytask.sharing import ENCODERS, EncoderOptions
+from polytask.tasks.names import SOURCES
+
+
+class Tiny(torch.nn.Module):
+    class Options(EncoderOptions):
+        kind: Literal["tiny"] = "tiny"
+        width: int = 4
+
+    def __init__(self, options, schema):
+        super().__init__()
+        self.width = options.width
+        self.layer = torch.nn.Linear(schema.shapes["numeric"][0], options.width)
+
+    def forward(self, inputs):
+        return self.layer(inputs["numeric"]).tanh()
+
+
+def waves(rows, seed):
+    sizes = {"train": 40, "valid": 10, "test": 10} | rows
+    splits = [split for split, size in sizes.items() for _ in range(size)]
+    return polars.DataFrame({"x": [i / 9 + seed for i in range(len(splits))], "split": splits}).with_columns(
+        high=(polars.col("x").sin() > 0).cast(int)
+    )
+
+
+ENCODERS.add("tiny", Tiny)
+SOURCES.add("waves", waves)
+"""
+
+
+def test_a_loaded_file_adds_an_encoder_and_a_source(polytask: Polytask, folder: Path) -> None:
+    (folder / "mine.py").write_text(ENCODER)
+    data = {"builtin": "waves", "rows": {"train": 60}, "seed": 2}
+    model = {"encoder": {"kind": "tiny", "width": 6}}
+    write_recipe(folder / "waves.yaml", data=data, tasks={"high": "binary"}, model=model)
+    error = polytask("train", "waves.yaml", "--out", "run").error
+    assert "no builtin source 'waves'; allowed: multidigits" in error
+    trained = polytask("train", "waves.yaml", "--out", "run", "--load", "mine.py", "--json")
+    assert json.loads(trained.stdout)["parameters"]["total"] == 2 * 6 + 7
+    wrong = polytask("train", "waves.yaml", "--out", "b", "--load", "mine.py", "--set", "model.encoder.widht=3")
+    assert "model.encoder: no key 'widht' (did you mean 'width'?)" in wrong.error
+    predict = ("predict", "run", "--data", "waves.csv", "--out", "p.csv")
+    (folder / "waves.csv").write_text("x\n1.5\n2.5\n")
+    assert polytask(*predict, "--load", "mine.py").status == 0
+    start = [sys.executable, "-m", "polytask", *predict]  # a process that has not loaded the file
+    ended = subprocess.run(start, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "no encoder 'tiny'" in ended.stderr
+    assert "--load FILE.py imports the file that adds it" in ended.stderr

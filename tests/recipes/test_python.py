@@ -14,7 +14,7 @@ import yaml
 import polytask
 from cli.small_recipe import recipe, table
 from polytask.checkpoints import read_checkpoint
-from polytask.core.errors import MissingInput, UnknownName
+from polytask.core.errors import BadValue, DataError, MissingInput, UnknownName
 from polytask.core.rules import RuleSpec, rule
 
 ROWS = 60
@@ -160,3 +160,14 @@ def test_a_loaded_model_takes_a_frame_or_a_mapping(tmp_path: Path) -> None:
     assert trained.predict(rows)["sold"].dtype == pl.Float64
     with pytest.raises(UnknownName, match="no column 'colour'"):
         trained.predict(rows.drop("colour"))
+
+
+def test_rows_that_are_no_source_and_encoders_that_are_no_factory(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": [i / 7 for i in range(60)], "y": [i % 2 for i in range(60)]})
+    recipe = {"version": 1, "tasks": {"y": "binary"}, "model": {"encoder": "mlp"}, "train": {"steps": 1}}
+    assert polytask.train(recipe, out=tmp_path / "a", data=frame)["steps"] == 1
+    for wrong in (frame["x"].to_numpy(), {"x": frame["x"].to_numpy(), "y": frame["y"].to_numpy()}):
+        with pytest.raises(DataError, match=r"is a ndarray; allowed: a frame, .*data=.'data': columns"):
+            polytask.train(recipe, out=tmp_path / "b", data=wrong)
+    with pytest.raises(BadValue, match="encoder is 'Linear'; allowed: a factory: a class or function that returns"):
+        polytask.train(recipe, out=tmp_path / "b", data=frame, encoder=torch.nn.Linear(1, 4))

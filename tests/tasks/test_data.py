@@ -10,7 +10,7 @@ import pytest
 
 from polytask.core.errors import BadValue, CheckpointError, DataError, MissingInput, PolytaskError, UnknownName
 from polytask.tasks.data import DataSpec, load_data, read_inputs
-from polytask.tasks.task import Task
+from polytask.tasks.task import Task, expand_tasks
 
 CLICK = Task(name="click", kind="binary")
 CONVERSION = Task(name="conversion", kind="binary", where="click")
@@ -158,3 +158,21 @@ def test_the_schema_of_the_recipe_loads_without_heavy_packages():
     code = "import sys, polytask.tasks.data_spec; print([m for m in ('polars', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_rows_that_one_source_trains_on_and_another_is_tested_on_are_named(tmp_path):
+    splits = ["train"] * 60 + ["valid"] * 20 + ["test"] * 20
+    for name, start in (("a", 0), ("b", 70), ("c", 1000)):
+        texts = [f"t{start + i}" for i in range(100)]
+        pl.DataFrame({"text": texts, "label": [i % 2 for i in range(100)], "split": splits}).write_csv(
+            tmp_path / f"{name}.csv"
+        )
+    spec = DataSpec(
+        sources={name: {"table": f"{name}.csv"} for name in "abc"}, split="split", features={"text": "categorical"}
+    )
+    tasks = expand_tasks({name: {"kind": "binary", "label": "label", "source": name} for name in "abc"})
+    remarks = load_data(spec, tasks, data_dir=None, beside=tmp_path).remarks
+    named = "30 of 40 valid and test rows of a are training rows of b"
+    assert remarks == [f"sources share rows: {named}; take them out before comparing with single-task models"]
+    alone = [task for task in tasks if task.name != "b"]
+    assert load_data(spec, alone, data_dir=None, beside=tmp_path).remarks == []

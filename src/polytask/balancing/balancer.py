@@ -125,6 +125,8 @@ class Balancer:
                 `.grad`.
         """
         pieces = self._checked_representation(representation)
+        if not isinstance(losses, Mapping):
+            raise BadValue("losses", type(losses).__name__, "a mapping {task: loss}", f"rule {self.spec.name!r}")
         self._learn_tasks(losses)
         tasks, values, local = self._present(losses, counts, model)
         if not tasks:

@@ -1,5 +1,6 @@
 """Strict pydantic models, with their mistakes reported the way every mistake is: one line, where, found, allowed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -56,9 +57,22 @@ def _translated(
     return BadValue(place, first["input"], allowed(first["msg"]))
 
 
+_WORDS = (  # pydantic's name for it, the recipe's
+    (r"valid (tuple|list)\b", "list, [a, b]"),
+    (r"valid (dictionary|dict)( or instance of \w+)?\b", "mapping, {key: value}"),
+    (r"a valid integer.*", "a whole number"),
+    (r"a valid number.*", "a number"),
+    (r"a valid boolean.*", "true or false"),
+    (r"a valid string", "text"),
+)
+
+
 def allowed(message: str) -> str:
-    """What pydantic's message says is allowed, without its preamble."""
-    return message.removeprefix("Value error, ").removeprefix("Input should be ")
+    """What pydantic's message says is allowed, without its preamble and in the recipe's words."""
+    text = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    for pattern, words in _WORDS:
+        text = re.sub(pattern, words, text)
+    return text
 
 
 def _written(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -162,8 +162,12 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
             f"{path}: trained with an encoder from Python: pass the same factory, load(directory, encoder=factory)"
         )
     outputs = config["outputs"]
+    try:
+        spec = validated(ModelSpec, config["model"], "config.json: model")
+    except UnknownName as error:
+        raise CheckpointError(f"{path}: {error}; --load FILE.py imports the file that adds it") from None
     model = build_model(
-        validated(ModelSpec, config["model"], "config.json: model"),
+        spec,
         InputSchema.from_json(config["schema"]),
         outputs,
         config["heads"],

@@ -25,7 +25,7 @@ def train(
     recipe: str | Path | Mapping[str, Any],
     *,
     out: str | Path,
-    data: Mapping[str, Any] | None = None,
+    data: Any = None,
     encoder: Callable[..., nn.Module] | None = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
@@ -37,7 +37,8 @@ def train(
     Args:
         recipe: a path, a shipped recipe's name or a mapping.
         out: the run's directory.
-        data: {source name: rows from Python} (arrays, a torch Dataset, ...); {"data": rows} where there is one source.
+        data: {source name: rows from Python} (arrays, a torch Dataset, ...); {"data": rows} where there is one source,
+            for which a frame or Dataset may stand alone.
         encoder: a factory that returns a fresh encoder, instead of the recipe's.
         data_dir: where the recipe's paths are looked for before its own folder.
         resume: continue the run in `out`, bit for bit.
@@ -58,7 +59,7 @@ def compare(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int | None = None,
     learning_rate_multiples: Sequence[float] | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: Any = None,
     encoder: Callable[..., nn.Module] | None = None,
     data_dir: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -98,7 +99,7 @@ def compare(
 def make_job(
     read: Read,
     *,
-    data: Mapping[str, Any] | None = None,
+    data: Any = None,
     encoder: Callable[..., nn.Module] | None = None,
     data_dir: str | Path | None = None,
     loaded: Data | None = None,
@@ -115,10 +116,17 @@ def make_job(
             data_dir=None if data_dir is None else Path(data_dir),
             beside=read.beside,
             tokenizer=_tokenizer(recipe),
-            datasets=dict(data or {}),
+            datasets=_by_source(data),
         )
     names = [task.name for task in tasks if task.name in loaded.targets]
     return Job(loaded, names, recipe.model, list(recipe.stages), recipe.run, recipe.resolved(), encoder)
+
+
+def _by_source(data: Any) -> dict[str, Any]:
+    """{source: rows}; rows alone (a frame, a Dataset) are those of the only source."""
+    if data is None:
+        return {}
+    return dict(data) if isinstance(data, Mapping) else {"data": data}
 
 
 def _combinations(rules: list[str], sharing: list[str], vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -138,7 +146,7 @@ def _variant(
     read: Read,
     combination: Mapping[str, Any],
     base: Job,
-    data: Mapping[str, Any] | None,
+    data: Any,
     encoder: Callable[..., nn.Module] | None,
     data_dir: str | Path | None,
 ) -> Variant:

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polytask.core.errors import BadValue, CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.tasks.data_spec import DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
 from polytask.tasks.examples import Examples
 from polytask.tasks.loading import load_source
+from polytask.tasks.overlap import shared_rows
 from polytask.tasks.preprocess import Preprocessor
+from polytask.tasks.sources.raw import RawRows
 from polytask.tasks.sources.stream import Stream
 from polytask.tasks.target import Target
 from polytask.tasks.task import Task
@@ -58,14 +62,19 @@ class SourceData:
 
 @dataclass(frozen=True)
 class Data:
-    """All sources of a run and the tasks fitted on their training rows, in the recipe's order."""
+    """All sources of a run and the tasks fitted on their training rows, in the recipe's order.
+
+    Attributes:
+        between: remarks about several sources together.
+    """
 
     targets: dict[str, Target]
     sources: dict[str, SourceData]
+    between: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> list[str]:
-        return [remark for source in self.sources.values() for remark in source.remarks]
+        return [*(remark for source in self.sources.values() for remark in source.remarks), *self.between]
 
     def to_json(self) -> dict[str, Any]:
         """The content of inputs.json."""
@@ -116,6 +125,7 @@ def load_data(
     reserved = list(dict.fromkeys(column for task in tasks for column in task.columns))
     targets: dict[str, Target] = {}
     sources: dict[str, SourceData] = {}
+    raw: dict[str, tuple[RawRows, list[str], np.ndarray]] = {}
     for name, own in by_source.items():
         loaded = load_source(
             name,
@@ -129,10 +139,13 @@ def load_data(
         )
         targets |= loaded.targets
         sources[name] = SourceData(name, list(loaded.targets), loaded.splits, loaded.preprocessor, loaded.remarks)
+        raw[name] = (loaded.rows, loaded.columns, loaded.assignment)
     ordered = {task.name: targets[task.name] for task in tasks if task.name in targets}
     if not ordered:
         raise DataError("no task is left: every one is degenerate and `degenerate: drop` dropped it")
-    return Data(ordered, {name: source for name, source in sources.items() if source.tasks})
+    kept = {name: source for name, source in sources.items() if source.tasks}
+    shared = shared_rows({name: raw[name] for name in kept})
+    return Data(ordered, kept, () if shared is None else (shared,))
 
 
 def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from polytask.tasks.features.options import AnyOptions, NumberOptions, NumericOptions
+from polytask.tasks.names import SOURCES
 
 SPLITS = ("train", "valid", "test")
 
@@ -82,6 +83,11 @@ def _split(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
+def _known(name: str) -> str:
+    SOURCES.find(name)
+    return name
+
+
 def _stream(value: Any) -> Any:
     return StreamSpec() if value is True else value
 
@@ -101,7 +107,7 @@ class SourceSpec(_Strict):
     arrays: str | None = None
     images: str | None = None
     root: str | None = None
-    builtin: Literal["multidigits"] | None = None
+    builtin: Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": SOURCES.names()})] | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)

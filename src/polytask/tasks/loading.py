@@ -27,11 +27,14 @@ STREAM_ABOVE = 2 * 1024**3  # bytes on disk; a table below this is held in memor
 
 @dataclass
 class Loaded:
-    """What `load_source` gives."""
+    """What `load_source` gives; rows, columns (the features) and assignment (splits) are what it was made of."""
 
     targets: dict[str, Target]
     splits: dict[str, Examples | Stream]
     preprocessor: Preprocessor
+    rows: RawRows
+    columns: list[str]
+    assignment: np.ndarray
     remarks: list[str] = field(default_factory=list)
 
 
@@ -78,7 +81,7 @@ def load_source(
         if (assignment == number).any()
     }
     remarks.extend(preprocessor.remarks(name))
-    return Loaded(targets, splits, preprocessor, remarks)
+    return Loaded(targets, splits, preprocessor, rows, columns, assignment, remarks)
 
 
 def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> list[str]:

@@ -155,9 +155,16 @@ class CostPoint:
     parameters: float | None
 
 
+def _beside(point: CostPoint, most: float, baseline: str | None) -> str:
+    """Where a name stands: right of its mark, left of one near the right edge, which would cut it."""
+    side = "left" if point.seconds > 0.7 * most else "right"
+    return f"top {side}" if point.name == baseline else f"middle {side}"
+
+
 def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline: str | None) -> Spec:
     """delta-m over seconds; a mark's area grows with the parameters. The baseline's name stands above the zero line."""
     largest = max((point.parameters or 0 for point in points), default=0)
+    most = max((point.seconds for point in points), default=1.0)
     traces = [
         {
             "type": "scatter",
@@ -165,8 +172,8 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
             "name": point.name,
             "x": [_rounded(point.seconds)],
             "y": [_rounded(point.delta)],
-            "text": [f"  {point.name}"],
-            "textposition": "top right" if point.name == baseline else "middle right",
+            "text": [f"  {point.name}  "],
+            "textposition": _beside(point, most, baseline),
             "textfont": {"color": "$ink"},
             "cliponaxis": False,
             "error_y": {
@@ -189,7 +196,6 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
     ]
     layout = _layout()
     layout["height"] = 300
-    most = max((point.seconds for point in points), default=1.0)
     layout["xaxis"] |= {"title": _title("seconds of training, one seed"), "range": [0, most * 1.25]}
     layout["yaxis"] |= {"title": _title("delta-m, %"), "zeroline": True, "zerolinecolor": "$ink"}
     return {"data": traces, "layout": layout}

@@ -111,7 +111,8 @@ def _direction(task: ScoredTask) -> str:
 def _kind(row: Row) -> str:
     if row.is_baseline:
         return "baseline"
-    varied = ", ".join(f"{path}={value}" for path, value in row.variation.items())
+    said = row.name.split(", ")
+    varied = ", ".join(f"{path}={value}" for path, value in row.variation.items() if str(value) not in said)
     return escape(varied or f"{row.sharing} sharing")
 
 

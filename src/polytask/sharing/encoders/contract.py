@@ -43,6 +43,9 @@ def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> Encoder:
     A module with `width` follows the contract and gets the mapping. A plain module (no `width`) gets the bare tensor if
     the schema has one key and the mapping otherwise; its width is found by running it once on two rows of zeros.
     """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        found = type(factory).__name__
+        raise BadValue("encoder", found, "a factory: a class or function that returns a new module at each call")
     module = factory(schema) if _takes_an_argument(factory) else factory()
     if not isinstance(module, nn.Module):
         raise BadValue("what the encoder factory returned", type(module).__name__, "a torch.nn.Module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from polytask.core.errors import DataError
 from polytask.tasks.data_spec import SPLITS
@@ -39,6 +40,11 @@ def frame_from_python(data: Any, tasks: list[Task], where: str) -> pl.DataFrame:
         return data.collect()
     if isinstance(data, Mapping):
         return frame_from_arrays(data, where)
+    if isinstance(data, np.ndarray | torch.Tensor | tuple | str):
+        raise DataError(
+            f"{where} is a {type(data).__name__}; allowed: a frame, a mapping {{column: array}} or of splits, a torch "
+            "Dataset; data is {source: rows}, so a mapping of columns stands as data={'data': columns}"
+        )
     if type(data).__module__.split(".")[0] == "pandas":
         return pl.from_pandas(data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):

@@ -6,6 +6,7 @@ digit is enlarged to 20 x 20; one stands at the top left, the other at the botto
 """
 
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,11 @@ SPLITS = ("train", "valid", "test")
 DEFAULT_ROWS = {"train": 4000, "valid": 1000, "test": 2000}
 SHARES = (0.6, 0.8)  # of the source images: up to 0.6 train, up to 0.8 valid, the rest test
 DIGIT, CANVAS = 20, 28
+
+
+def source(rows: Mapping[str, int], seed: int) -> pl.DataFrame:
+    """What `builtin: multidigits` gives; see `polytask.tasks.names`."""
+    return multidigits(DEFAULT_ROWS | dict(rows), seed)
 
 
 def multidigits(rows: dict[str, int] | None = None, seed: int = 0) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from typing import Any
 
 from polytask.core.errors import MissingInput
 from polytask.tasks.data_spec import RowsSpec, SourceSpec, SplitSpec
+from polytask.tasks.names import SOURCES
 from polytask.tasks.origins import missing_file
 from polytask.tasks.sources.arrays import rows_from_npz, rows_from_python
 from polytask.tasks.sources.raw import FrameRows, RawRows
@@ -37,7 +38,7 @@ def open_rows(
     if handed_over is not None:
         return rows_from_python(handed_over, tasks, f"source {name!r}")
     if spec.builtin is not None:
-        return _builtin(name, spec)
+        return _builtin(name, spec.builtin, spec)
     located = spec.table or spec.images or spec.arrays
     if located is None:
         raise MissingInput(
@@ -67,11 +68,9 @@ def effective_split(spec: SourceSpec) -> SplitSpec:
     return SplitSpec(column="split") if spec.builtin is not None else SplitSpec()
 
 
-def _builtin(name: str, spec: SourceSpec) -> FrameRows:
-    from polytask.tasks.sources.multidigits import DEFAULT_ROWS, multidigits
-
+def _builtin(name: str, bundled: str, spec: SourceSpec) -> FrameRows:
     wanted = spec.rows.model_dump(exclude_none=True) if isinstance(spec.rows, RowsSpec) else {}
-    return FrameRows(multidigits(DEFAULT_ROWS | wanted, spec.seed), f"source {name!r} (builtin multidigits)")
+    return FrameRows(SOURCES.find(bundled)(wanted, spec.seed), f"source {name!r} (builtin {bundled})")
 
 
 def _is_glob(name: str) -> bool:
