@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -126,5 +126,8 @@ def _accelerator(precision: str, on_cpu: bool) -> Any:
 
 
 def _leave() -> None:
+    """Leaves the process group together: gloo's threads may abort a process whose peer is gone before it."""
     if distributed.is_initialized():
+        with suppress(RuntimeError):  # the peer ended already, by an error that it has told
+            distributed.barrier()
         distributed.destroy_process_group()
