@@ -22,12 +22,19 @@ NAMES = list(distributed.cases())
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """Every case trained by two processes, and by one."""
     two, one = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
-    (two / "refused").mkdir()
-    (two / "refused" / "thesis.txt").write_text("")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, distributed.__file__, two], capture_output=True, text=True, timeout=280, check=False
-    )
+    for attempt in range(2):
+        folder = two / str(attempt)
+        (folder / "refused").mkdir(parents=True)
+        (folder / "refused" / "thesis.txt").write_text("")
+        done = subprocess.run(
+            [*command, distributed.__file__, folder], capture_output=True, text=True, timeout=280, check=False
+        )
+        # Once in some thirty launches a thread of gloo's aborts its process ("terminate called without an active
+        # exception"), in C++ that no Python of ours is under. Only that is launched again, and only once.
+        if "terminate called without an active exception" not in done.stderr:
+            break
+    two = folder
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     distributed.run_all(one)
