@@ -30,8 +30,8 @@ def both(tmp_path_factory) -> tuple[Path, Path]:
         done = subprocess.run(
             [*command, distributed.__file__, folder], capture_output=True, text=True, timeout=280, check=False
         )
-        # Once in some thirty launches a thread of gloo's aborts its process ("terminate called without an active
-        # exception"), in C++ that no Python of ours is under. Only that is launched again, and only once.
+        # Once in some thirty launches, cause unknown, a C++ thread aborts its process ("terminate called without an
+        # active exception"). Only that is launched again, and only once.
         if "terminate called without an active exception" not in done.stderr:
             break
     two = folder

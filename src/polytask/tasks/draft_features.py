@@ -1,6 +1,5 @@
 """Guesses for `polytask init`: what the columns are that are no labels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,9 +126,8 @@ def _looks_like_smiles(texts: pl.Series) -> bool:
     return is_free_text(texts) and _share(texts, _SMILES) > 0.95 and _share(texts, _SMILES_SIGNS) > 0.5
 
 
-_share: Callable[[pl.Series, str], float] = lambda texts, pattern: float(  # noqa: E731
-    texts.str.contains(pattern).to_numpy().mean()
-)
+def _share(texts: pl.Series, pattern: str) -> float:
+    return float(texts.str.contains(pattern).to_numpy().mean())
 
 
 def _names_something(name: str) -> bool:
