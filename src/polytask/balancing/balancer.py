@@ -1,20 +1,21 @@
 """The balancer: any rule in anybody's training loop."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.balancing import distribution
-from polytask.balancing.accumulation import accumulate, infinite, set_aside, usable_graph
+from polytask.balancing.accumulation import accumulate
 from polytask.balancing.engine import Engine, Step
-from polytask.balancing.exact import distributed_gradients
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.report import BackwardReport
+from polytask.balancing.step_losses import Model, named_parameters, step_losses
+from polytask.balancing.weigh_losses import weigh_losses
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Choice, Interval, check_parameters, parameters_of
-from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, NotFinite, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
 
@@ -28,8 +29,6 @@ ENGINES = Catalogue(
 )
 GROUPS = Choice("all", "layer", "tensor")
 SCALES = Choice("published", "sum", "mean", "unit")
-
-Model = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
 
 
 class Balancer:
@@ -71,9 +70,9 @@ class Balancer:
         for name, choice, value in (("groups", GROUPS, groups), ("scale", SCALES, scale)):
             if not choice.allows(value):
                 raise BadValue(name, value, str(choice), where)
-        if groups != "all" and self.spec.needs == ("losses",):
+        if groups != "all" and self._weighs_losses:
             raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
-        if scale == "unit" and self.spec.needs == ("losses",):
+        if scale == "unit" and self._weighs_losses:
             raise BadValue(
                 "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
             )
@@ -82,7 +81,7 @@ class Balancer:
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
         self.tasks = list(tasks) if tasks is not None else None
         self.engine_name, self.engine = _engine(engine, where)
-        if self.engine_name != "exact" and self.spec.needs == ("losses",):
+        if self.engine_name != "exact" and self._weighs_losses:
             raise BadValue("engine", self.engine_name, "exact: the rule weighs losses, not gradients", where)
         self.engine.check(self.spec, groups, scale)
         self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
@@ -128,34 +127,27 @@ class Balancer:
         if not isinstance(losses, Mapping):
             raise BadValue("losses", type(losses).__name__, "a mapping {task: loss}", f"rule {self.spec.name!r}")
         self._learn_tasks(losses)
-        tasks, values, local = self._present(losses, counts, model)
-        if not tasks:
+        found = step_losses(losses, counts, self.tasks, named_parameters(model))
+        if not found.tasks:
             if distribution.active():  # no process has a label: the same for all of them
-                return BackwardReport([], values, {})
+                return BackwardReport([], found.values, {})
             raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
-        self._refuse_infinite(tasks, values)
-        priority = self._priority(tasks)
+        found.refuse_infinite(self.step)
+        self._require_model(model)
+        step = Step(
+            number=self.step,
+            tasks=found.tasks,
+            values=found.values,
+            losses=_scaled(found.local, scaler),
+            priority=self._priority(found.tasks),
+            named=named_parameters(model),
+            factor=None if scaler is None else float(scaler.get_scale()),
+            shared=shared,
+            representation=pieces,
+        )
         states = self._rules.states()
         try:
-            if self.spec.needs == ("losses",):
-                report = self._weigh_losses(tasks, values, local, priority, model, scaler)
-            else:
-                if model is None:
-                    raise MissingInput(
-                        f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)"
-                    )
-                step = Step(
-                    number=self.step,
-                    tasks=tasks,
-                    values=values,
-                    losses={t: scaler.scale(loss) for t, loss in local.items()} if scaler is not None else local,
-                    priority=priority,
-                    named=_named(model),
-                    factor=None if scaler is None else float(scaler.get_scale()),
-                    shared=shared,
-                    representation=pieces,
-                )
-                report = self._combine_gradients(step)
+            report = weigh_losses(step, self._rules) if self._weighs_losses else self._combine_gradients(step)
         except BaseException:  # a step that did not happen leaves no trace in the rule
             self._rules.restore(states)
             raise
@@ -177,13 +169,14 @@ class Balancer:
             return
         if losses is None:
             raise MissingInput(f"rule {self.spec.name!r} looks at the losses after the step: after_step(losses)")
-        tasks, values, _ = self._present(losses, counts, None)
-        if not tasks:
+        found = step_losses(losses, counts, self.tasks, {})
+        if not found.tasks:
             return
-        self._refuse_infinite(tasks, values)
-        values = values if self.spec.prefers else values * self._priority(tasks)  # as the rule saw them before
+        found.refuse_infinite(self.step)
+        # as the rule saw them before
+        values = found.values if self.spec.prefers else found.values * self._priority(found.tasks)
         for rule in self._rules:
-            rule.after_step(tasks, values)
+            rule.after_step(found.tasks, values)
 
     def after_epoch(self) -> None:
         """Call when an epoch ends, for rules that compare epochs (dwa)."""
@@ -215,46 +208,6 @@ class Balancer:
         self._rules.load_state_dict(values["rules"])
         self.engine.load_state_dict(values["engine"])
 
-    def _weigh_losses(
-        self,
-        tasks: list[str],
-        values: Tensor,
-        local: Mapping[str, Tensor],
-        priority: Tensor,
-        model: Model | None,
-        scaler: Any,
-    ) -> BackwardReport:
-        weights = self._rules.weights("all", tasks, {"losses": values}, priority)
-        parts = [
-            local[task] if weight == 1.0 else local[task] * weight
-            for task, weight in zip(tasks, weights.tolist(), strict=True)
-            if task in local
-        ]
-        total = sum(parts[1:], start=parts[0]) if parts else None
-        total = scaler.scale(total) if total is not None and scaler is not None else total
-        named = {} if model is None else _trainable(model)
-        if distribution.active():
-            if model is None:
-                raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
-            grads = distributed_gradients(total, tasks, named, self.step)
-            skipped = self._refuse_infinite_gradients(grads, scaler)
-            for name, grad in grads.items():
-                accumulate(named[name], grad)
-        else:
-            assert total is not None  # on one process every present task is local
-            with usable_graph(f"tasks {', '.join(tasks)}", self.step), set_aside(named.values()):
-                total.backward()
-                grads = {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}
-                skipped = self._refuse_infinite_gradients(grads, scaler)
-        return BackwardReport(tasks, values, {"all": weights}, skipped=skipped)
-
-    def _refuse_infinite_gradients(self, grads: Mapping[str, Tensor], scaler: Any) -> bool:
-        """True if some gradient is not finite and a GradScaler will see it; NotFinite if there is no scaler."""
-        bad = infinite(grads)
-        if bad and scaler is None:
-            raise NotFinite(f"the gradient of {bad[0]!r} is not finite at step {self.step}, though the losses are")
-        return bool(bad)
-
     def _combine_gradients(self, step: Step) -> BackwardReport:
         found = self.engine.combine(step, self._rules)
         for parameter, grad in found.grads:
@@ -280,31 +233,16 @@ class Balancer:
             raise MissingInput("engine 'representation' needs backward(losses, model, representation=...)")
         return pieces
 
-    def _present(
-        self, losses: Mapping[str, Tensor], counts: Mapping[str, float] | None, model: Model | None
-    ) -> tuple[list[str], Tensor, Mapping[str, Tensor]]:
-        """(tasks present, in the balancer's order; their losses, over all processes; this process's part of them)."""
-        for task, loss in losses.items():
-            if loss.dim() != 0:
-                raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "(), one number a task")
-            if counts is not None and task not in counts:
-                raise UnknownName("task", task, counts, "counts=")
-        if distribution.active():
-            tensors = [*losses.values(), *(_named(model).values() if model is not None else ())]
-            device = tensors[0].device if tensors else torch.device("cpu")
-            reduced = distribution.reduced_losses(losses, counts, self.tasks, device)
-            return reduced.tasks, reduced.values, reduced.local
-        tasks = [task for task in self.tasks or [] if task in losses and (counts is None or counts[task] > 0)]
-        if not tasks:
-            return [], torch.zeros(0, dtype=torch.float64), {}
-        present = {task: losses[task] for task in tasks}
-        return tasks, torch.stack([loss.detach() for loss in present.values()]).double().cpu(), present
+    @property
+    def _weighs_losses(self) -> bool:
+        return self.spec.needs == ("losses",)
 
-    def _refuse_infinite(self, tasks: list[str], values: Tensor) -> None:
-        finite = values.isfinite()
-        if not bool(finite.all()):
-            worst = int(finite.int().argmin())
-            raise NotFinite(f"the loss of task {tasks[worst]!r} is {values[worst].item()} at step {self.step}")
+    def _require_model(self, model: Model | None) -> None:
+        """MissingInput where there is no model and only a rule on losses, on one process, could do without."""
+        if model is None and not self._weighs_losses:
+            raise MissingInput(f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)")
+        if model is None and distribution.active():
+            raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
 
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:
         if self.tasks is None and not distribution.active():
@@ -338,13 +276,5 @@ def _engine(given: str | Mapping[str, Any], where: str) -> tuple[str, Engine]:
     return str(kind), found(**check_parameters(parameters_of(found.__init__), options, f"{where}, engine {kind!r}"))
 
 
-def _named(model: Model) -> dict[str, Tensor]:
-    if isinstance(model, nn.Module):
-        return dict(model.named_parameters())
-    if isinstance(model, Mapping):
-        return {str(name): parameter for name, parameter in model.items()}
-    return {f"parameter.{i}": parameter for i, parameter in enumerate(model)}
-
-
-def _trainable(model: Model) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in _named(model).items() if parameter.requires_grad}
+def _scaled(losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None) -> Mapping[str, Tensor]:
+    return losses if scaler is None else {task: scaler.scale(loss) for task, loss in losses.items()}

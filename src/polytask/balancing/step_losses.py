@@ -1,0 +1,69 @@
+"""The losses of a step, checked: which tasks are present, their values over all processes, this process's part."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polytask.balancing import distribution
+from polytask.core.errors import BadValue, NotFinite, UnknownName
+
+Model = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Those of the tasks that any process has.
+
+    Attributes:
+        tasks: in the balancer's order.
+        values: over all processes, float64 [T].
+        local: task -> this process's part of its loss, with its graph.
+    """
+
+    tasks: list[str]
+    values: Float[Tensor, "T"]
+    local: Mapping[str, Tensor]
+
+    def refuse_infinite(self, step: int) -> None:
+        finite = self.values.isfinite()
+        if not bool(finite.all()):
+            worst = int(finite.int().argmin())
+            raise NotFinite(f"the loss of task {self.tasks[worst]!r} is {self.values[worst].item()} at step {step}")
+
+
+def step_losses(
+    losses: Mapping[str, Tensor],
+    counts: Mapping[str, float] | None,
+    tasks: Sequence[str] | None,
+    named: Mapping[str, Tensor],
+) -> StepLosses:
+    """The present tasks of `tasks`; BadValue or UnknownName for a loss that is not 0-d or has no count."""
+    for task, loss in losses.items():
+        if loss.dim() != 0:
+            raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "(), one number a task")
+        if counts is not None and task not in counts:
+            raise UnknownName("task", task, counts, "counts=")
+    if distribution.active():
+        tensors = [*losses.values(), *named.values()]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        reduced = distribution.reduced_losses(losses, counts, tasks, device)
+        return StepLosses(reduced.tasks, reduced.values, reduced.local)
+    present = [task for task in tasks or [] if task in losses and (counts is None or counts[task] > 0)]
+    if not present:
+        return StepLosses([], torch.zeros(0, dtype=torch.float64), {})
+    values = torch.stack([losses[task].detach() for task in present]).double().cpu()
+    return StepLosses(present, values, {task: losses[task] for task in present})
+
+
+def named_parameters(model: Model | None) -> dict[str, Tensor]:
+    """name -> parameter, in the model's order; none of no model."""
+    if model is None:
+        return {}
+    if isinstance(model, nn.Module):
+        return dict(model.named_parameters())
+    if isinstance(model, Mapping):
+        return {str(name): parameter for name, parameter in model.items()}
+    return {f"parameter.{i}": parameter for i, parameter in enumerate(model)}
