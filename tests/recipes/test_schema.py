@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from polytask.core.documents import changed, parsed_settings
 from polytask.core.errors import BadValue, DataError, PolytaskError, UnknownName
 from polytask.recipes.json_schema import recipe_schema, shipped_schema
-from polytask.recipes.reading import changed, parsed_settings, parsed_variations, read_recipe
+from polytask.recipes.reading import parsed_variations, read_recipe
 from polytask.recipes.schema import Recipe
 
 BASE = """

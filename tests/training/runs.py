@@ -8,8 +8,9 @@ import numpy as np
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
+from polytask.core.documents import changed
 from polytask.core.noise import Noise
-from polytask.recipes.reading import changed, read_recipe
+from polytask.recipes.reading import read_recipe
 from polytask.recipes.run import make_job
 from polytask.training.job import Job
 
