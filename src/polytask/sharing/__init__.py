@@ -6,22 +6,29 @@ A model is built by `build_model` and called with `(inputs, tasks=None)`; it com
 import importlib
 from typing import Any
 
-from polytask.sharing.names import ENCODERS, SHARING
-from polytask.sharing.spec import EncoderOptions, ModelSpec, SharingOptions
+from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
+from polytask.sharing.spec import AttachmentOptions, Attachments, EncoderOptions, ModelSpec, SharingOptions
 
 _LAZY = {  # these import torch, which reading a recipe does not need
+    "Attachment": "polytask.sharing.attachments.contract",
     "MultiTaskModel": "polytask.sharing.model",
+    "attachment": "polytask.sharing.attachments.contract",
     "build_model": "polytask.sharing.model",
     "describe": "polytask.sharing.model",
 }
 
 __all__ = [
+    "ATTACHMENTS",
     "ENCODERS",
     "SHARING",
+    "Attachment",
+    "AttachmentOptions",
+    "Attachments",
     "EncoderOptions",
     "ModelSpec",
     "MultiTaskModel",
     "SharingOptions",
+    "attachment",
     "build_model",
     "describe",
 ]

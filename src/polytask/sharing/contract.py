@@ -26,6 +26,11 @@ class Sharing(nn.Module):
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__()
 
+    @property
+    def representation_width(self) -> int:
+        """Of what `representation` gives; that of the features unless the architecture says otherwise."""
+        return self.width
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """What all tasks share; MissingInput where nothing is."""
         raise NotImplementedError

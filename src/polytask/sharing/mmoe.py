@@ -44,6 +44,10 @@ class MMoE(Sharing):
                 self.gates[task] = nn.Linear(width, options.experts, bias=False)
         self.width = self.experts.width
 
+    @property
+    def representation_width(self) -> int:
+        return self.encoder.width
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """The encoder's output, which experts and gates read."""
         return self.encoder(inputs)

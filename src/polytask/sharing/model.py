@@ -1,6 +1,6 @@
 """A model of several tasks: a sharing architecture and a head a task."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -8,28 +8,39 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
+from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
 from polytask.sharing.names import SHARING
-from polytask.sharing.spec import EncoderOptions, ModelSpec
+from polytask.sharing.spec import AttachmentOptions, EncoderOptions, ModelSpec
 
 
 class MultiTaskModel(nn.Module):
     """Inputs -> sharing architecture -> {task: features} -> heads -> {task: outputs}.
+
+    With attachments that transform the representation, what follows it reads each task's own version.
 
     Args:
         sharing: a sharing architecture: `forward(inputs, tasks) -> {task: [B, width]}`, `representation(inputs)`,
             `features(representation, tasks)`, `width`.
         heads: a head a task; their order is the order of the outputs.
         spec: what the model was built from, complete enough to build it again without any other file.
+        attachments: those that the model computes with, in their order.
     """
 
-    def __init__(self, sharing: Sharing, heads: TaskModules, spec: ModelSpec | None = None) -> None:
+    def __init__(
+        self,
+        sharing: Sharing,
+        heads: TaskModules,
+        spec: ModelSpec | None = None,
+        attachments: Mapping[str, Attachment] | None = None,
+    ) -> None:
         super().__init__()
         self.sharing = sharing
         self.heads = heads
+        self.attachments = nn.ModuleDict(attachments)
         self.spec = spec
         self.start: Start | None = None  # what was taken from spec.init_from
         for task, head in heads.items():
@@ -45,6 +56,8 @@ class MultiTaskModel(nn.Module):
         named = self._named(tasks)
         if not named:
             return {}
+        if self.attachments:
+            return self.from_representation(self.representation(inputs), named)
         return self._outputs(self.sharing(inputs, named))
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
@@ -55,7 +68,14 @@ class MultiTaskModel(nn.Module):
         self, representation: Float[Tensor, "B d"], tasks: Iterable[str] | None = None
     ) -> dict[str, Tensor]:
         """The outputs from what `representation` returned: `forward` in two steps."""
-        return self._outputs(self.sharing.features(representation, self._named(tasks)))
+        named = self._named(tasks)
+        if not self.attachments:
+            return self._outputs(self.sharing.features(representation, named))
+        by_task = dict.fromkeys(named, representation)
+        attachments: list[Any] = list(self.attachments.values())
+        for attachment in attachments:
+            by_task = attachment.transform(by_task)
+        return self._outputs({task: self.sharing.features(own, [task])[task] for task, own in by_task.items()})
 
     def _outputs(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {task: self.heads[task](feature) for task, feature in features.items()}
@@ -78,6 +98,7 @@ def build_model(
     *,
     seed: int,
     encoder: EncoderFactory | None = None,
+    attachments: Sequence[AttachmentOptions] = (),
 ) -> MultiTaskModel:
     """A new model.
 
@@ -90,6 +111,7 @@ def build_model(
         outputs: task -> width of its head's output, in order.
         heads: task -> hidden sizes of its head; a task that is not named has none.
         encoder: a factory instead of `spec.encoder`.
+        attachments: options of those that belong to the model.
     """
     tasks, heads = list(outputs), dict(heads or {})
     _check_tasks(outputs, heads)
@@ -99,7 +121,7 @@ def build_model(
     for task in tasks:
         with seeded(seed, "head", task):
             modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
-    model = MultiTaskModel(sharing, modules, _resolved(spec, sharing))
+    model = MultiTaskModel(sharing, modules, _resolved(spec, sharing), attached(attachments, sharing, tasks, seed))
     if spec.init_from is not None:
         model.start = initialise_from(model, spec.init_from)
     return model

@@ -1,4 +1,4 @@
-"""The encoders and sharing architectures by name; a module is imported when its name is looked up."""
+"""The encoders, sharing architectures and attachments by name; a module is imported when its name is looked up."""
 
 from polytask.core.catalogue import Catalogue
 
@@ -18,5 +18,14 @@ SHARING = Catalogue(
         "hard": "polytask.sharing.hard:Hard",
         "mmoe": "polytask.sharing.mmoe:MMoE",
         "single": "polytask.sharing.single:Single",
+    },
+)
+
+ATTACHMENTS = Catalogue(
+    "attachment",
+    {
+        "rotograd": "polytask.sharing.attachments.rotograd:RotoGrad",
+        "rep_mtl": "polytask.sharing.attachments.rep_mtl:RepMTL",
+        "covariance_alignment": "polytask.sharing.attachments.covariance_alignment:CovarianceAlignment",
     },
 )

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema
 from polytask.core.catalogue import Catalogue
 from polytask.core.errors import BadValue
 from polytask.core.validation import Strict, validated
-from polytask.sharing.names import ENCODERS, SHARING
+from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 
 
 class EncoderOptions(Strict):
@@ -28,6 +28,12 @@ class SharingOptions(Strict):
     kind: str
 
 
+class AttachmentOptions(Strict):
+    """Options of an attachment; a subclass declares `kind: Literal["its name"]` and its own fields."""
+
+    kind: str
+
+
 @dataclass(frozen=True)
 class _Kind:
     """Turns `mlp` or `{kind: mlp, ...}` into the options of the class that the catalogue has under that name."""
@@ -35,8 +41,10 @@ class _Kind:
     catalogue: Catalogue
 
     def __call__(self, value: Any, info: ValidationInfo) -> Any:
-        where = f"model.{info.field_name}"
-        if value is None or isinstance(value, Strict):
+        return None if value is None else self.options(value, f"model.{info.field_name}")
+
+    def options(self, value: Any, where: str) -> Any:
+        if isinstance(value, Strict):
             return value
         if isinstance(value, str):
             value = {"kind": value}
@@ -51,6 +59,27 @@ class _Kind:
         """For editors: a name, or any of the options in the catalogue."""
         options = [self.catalogue.find(name).Options.__pydantic_core_schema__ for name in self.catalogue.names()]
         return {"anyOf": [{"enum": self.catalogue.names()}, *(handler(each) for each in options)]}
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """Turns a list of names and mappings into the options of the attachments; each may be there once."""
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise BadValue("attachments", value, "a list, [rotograd, {kind: rep_mtl}]")
+        found = tuple(_Kind(ATTACHMENTS).options(each, "attachments") for each in value)
+        kinds = [options.kind for options in found]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise BadValue("attachments", kinds, f"{kind} once")
+        return found
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.__call__).__get_pydantic_core_schema__(source, handler)
+
+
+Attachments = Annotated[tuple[SerializeAsAny[AttachmentOptions], ...], _Attached()]
 
 
 class ModelSpec(Strict):

@@ -1,0 +1,1 @@
+"""Attachments: what methods add at the representation that tasks share."""
