@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -146,3 +147,13 @@ def check_parameters(declared: dict[str, Parameter], given: dict[str, Any], wher
         name: parameter.checked(given[name], where) if name in given else parameter.default
         for name, parameter in declared.items()
     }
+
+
+def named_by(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parameters that the function takes."""
+    return {name: parameters[name] for name in _arguments(function) if name in parameters}
+
+
+@cache
+def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)

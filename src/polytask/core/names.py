@@ -1,4 +1,7 @@
-"""The rules that polytask ships: name -> where it is defined. A test checks this table against the files."""
+"""The rules, transforms and merge methods that polytask ships: name -> where it is defined.
+
+A test checks these tables against the files.
+"""
 
 RULES: dict[str, str] = {
     "equal": "polytask.balancing.equal:equal",
@@ -32,3 +35,7 @@ RULES: dict[str, str] = {
     "trimmed_mean": "polytask.balancing.trimmed_mean:trimmed_mean",
     "and_mask": "polytask.balancing.and_mask:and_mask",
 }
+
+TRANSFORMS: dict[str, str] = {}
+
+METHODS: dict[str, str] = {}

@@ -23,28 +23,37 @@ class Noise:
 
     seed: int
     keys: tuple[int | str, ...] = ()
+    first: int = 0
 
-    def __init__(self, seed: int, *keys: int | str) -> None:
+    def __init__(self, seed: int, *keys: int | str, first: int = 0) -> None:
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "keys", keys)
+        object.__setattr__(self, "first", first)
 
     def child(self, *keys: int | str) -> "Noise":
         """The stream for a narrower purpose."""
         return Noise(self.seed, *self.keys, *keys)
 
+    def shifted(self, start: int) -> "Noise":
+        """The same stream from index `start` on: what a block of a tensor that starts there is given."""
+        return Noise(self.seed, *self.keys, first=self.first + start)
+
     def raw(self, n: int, start: int = 0) -> np.ndarray:
         """n uint64 numbers, those with index start, start + 1, ..."""
-        generator = np.random.Philox(key=self._key())
-        generator.advance(start // 4)  # each counter gives four numbers
-        return generator.random_raw(n + start % 4)[start % 4 :]
+        return self._raw(n, self.first + start)
+
+    def bits(self, n: int, start: int = 0) -> np.ndarray:
+        """n uint32 numbers: number i is half i % 2 of raw number i // 2, for where 32 bits are enough."""
+        start += self.first
+        return self._raw((start % 2 + n + 1) // 2, start // 2).view(np.uint32)[start % 2 :][:n]
 
     def uniform(self, n: int, start: int = 0) -> np.ndarray:
         """n float64 numbers in [0, 1)."""
-        return (self.raw(n, start) >> np.uint64(11)) * 2.0**-53
+        return _unit(self.raw(n, start))
 
     def normal(self, n: int, start: int = 0) -> np.ndarray:
         """n standard normal float64 numbers (Box and Muller's transform); number i reads uniforms 2 i and 2 i + 1."""
-        pairs = self.uniform(2 * n, 2 * start).reshape(n, 2)
+        pairs = _unit(self._raw(2 * n, 2 * (self.first + start))).reshape(n, 2)
         return np.sqrt(-2.0 * np.log1p(-pairs[:, 0])) * np.cos(2.0 * np.pi * pairs[:, 1])
 
     def integers(self, n: int, high: int, start: int = 0) -> np.ndarray:
@@ -59,6 +68,16 @@ class Noise:
         """A seed for code that insists on a generator (module initialisation, dropout), to be used under fork_rng."""
         return int(self.raw(1)[0] >> np.uint64(1))
 
+    def _raw(self, n: int, start: int) -> np.ndarray:
+        generator = np.random.Philox(key=self._key())
+        generator.advance(start // 4)  # each counter gives four numbers
+        return generator.random_raw(n + start % 4)[start % 4 :]
+
     def _key(self) -> np.ndarray:
         digest = hashlib.blake2b(repr((self.seed, *self.keys)).encode(), digest_size=16)
         return np.frombuffer(digest.digest(), dtype=np.uint64)
+
+
+def _unit(raw: np.ndarray) -> np.ndarray:
+    """float64 numbers in [0, 1)."""
+    return (raw >> np.uint64(11)) * 2.0**-53

@@ -12,6 +12,9 @@ A combine rule is a function of what it `needs`, then its `state` if it has one,
 State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks:
 `Float[Tensor, "T"]` has one entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees
 the entries of those present; the others wait. A parameter with one number a task (`PerTask`) arrives in the same way.
+
+What a rule on vectors must know of the whole tensor or model first is a statistic (`core.statistics`); its result comes
+after the inputs, as `measured`.
 """
 
 import inspect
@@ -22,15 +25,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from polytask.core.blocks import Granularity
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Parameter, parameters_of
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.names import RULES
+from polytask.core.statistics import Statistic
 
 NEEDS = {
     "losses": "the tasks' losses, float64 [T]",
     "gram": "inner products of the task vectors, float64 [T, T]",
     "stack": "the task vectors of one parameter, [T, *shape]",
+    "matrix": "the task vectors of one matrix, [T, m, n]",
+    "base": "the base model's values of the same elements, [*shape]; beside stack or matrix, in a merge only",
 }
 
 CLAIMS = {
@@ -45,6 +52,7 @@ CLAIMS = {
 }
 
 Scale = Literal["sum", "mean", "unit", "own"]
+Of = Literal["deltas", "models", "base and models", "either"]
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,17 @@ class RuleSpec:
         random: True if it takes `noise`.
         prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1 over all tasks).
         trials: parameters beside the defaults under which the checks look at the claims.
+        statistic: builder, from those of the parameters that it names, of what must be measured first; or of None.
+        of: what the rows are in a merge: fine-tuned minus base ("deltas"), the models' own values ("models"), the same
+            with the base as row 0 ("base and models"), or deltas where there is a base and models where not ("either").
+        otherwise: for a rule on matrices, the rule that combines what is no matrix.
     """
 
     name: str
     function: Callable[..., Any]
     source: str
     needs: tuple[str, ...]
-    granularity: Literal["element", "row", "tensor", "global"]
+    granularity: Granularity
     returns: Literal["weights", "combined"]
     scale: Scale
     claims: frozenset[str]
@@ -85,6 +97,9 @@ class RuleSpec:
     random: bool = False
     prefers: bool = False
     trials: tuple[dict[str, Any], ...] = ()
+    statistic: Callable[..., Statistic | None] | None = None
+    of: Of = "deltas"
+    otherwise: str | None = None
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return self.function(*arguments, **parameters)
@@ -102,6 +117,7 @@ class RuleSpec:
 
 
 _catalogue = Catalogue("rule", RULES)
+_OF_VECTORS = {"stack", "matrix", "base"}
 
 
 def rule(
@@ -111,11 +127,14 @@ def rule(
     needs: Iterable[str],
     scale: Scale,
     claims: Iterable[str] = (),
-    granularity: Literal["element", "row", "tensor", "global"] | None = None,
+    granularity: Granularity | None = None,
     init: Callable[[int], Any] | None = None,
     after_epoch: Callable[..., Any] | None = None,
     after_step: Callable[..., Any] | None = None,
     trials: Iterable[dict[str, Any]] = (),
+    statistic: Callable[..., Statistic | None] | None = None,
+    of: Of = "deltas",
+    otherwise: str | None = None,
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
     """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
@@ -125,20 +144,26 @@ def rule(
     for claim in sorted(claims):
         if claim not in CLAIMS:
             raise UnknownName("claim of a rule", claim, CLAIMS, f"rule {name!r}")
-    if not needs or ("stack" in needs and len(needs) > 1):
-        raise BadValue("needs", needs, "stack alone, or losses and gram", f"rule {name!r}")
+    vectors = needs[:1] in (("stack",), ("matrix",))
+    if not needs or (vectors and needs[1:] not in ((), ("base",))) or (not vectors and set(needs) & _OF_VECTORS):
+        raise BadValue("needs", needs, "stack or matrix, base after it; or losses and gram", f"rule {name!r}")
+    if (needs[0] == "matrix") != (otherwise is not None):
+        raise BadValue("otherwise", otherwise, "a rule's name for a rule on matrices, else None", f"rule {name!r}")
+    if statistic and (not vectors or init):
+        raise BadValue("statistic", statistic, "None for a rule on losses or Gram matrices, or with state", name)
     if (after_step or after_epoch) and not init:
         raise BadValue("init", init, "a first state: after_step and after_epoch change it", f"rule {name!r}")
 
     def declare(function: Callable[..., Any]) -> RuleSpec:
         arguments = inspect.signature(function).parameters
+        usual: Granularity = "element" if needs[0] == "stack" else "tensor" if vectors else "global"
         spec = RuleSpec(
             name=name,
             function=function,
             source=source,
             needs=needs,
-            granularity=granularity or ("element" if "stack" in needs else "global"),
-            returns="combined" if "stack" in needs else "weights",
+            granularity=granularity or usual,
+            returns="combined" if vectors else "weights",
             scale=scale,
             claims=claims,
             init=init,
@@ -148,6 +173,9 @@ def rule(
             random="noise" in arguments,
             prefers="priority" in arguments,
             trials=tuple(trials),
+            statistic=statistic,
+            of=of,
+            otherwise=otherwise,
         )
         _check_signature(spec, list(arguments))
         shipped = RULES.get(name, "").partition(":")[0]
@@ -186,7 +214,7 @@ def rule_names() -> list[str]:
 
 
 def _check_signature(spec: RuleSpec, arguments: list[str]) -> None:
-    positional = [*spec.needs, *(["state"] if spec.init else [])]
+    positional = [*spec.needs, *(["state"] if spec.init else []), *(["measured"] if spec.statistic else [])]
     extra = [*spec.parameters, *(["noise"] if spec.random else []), *(["priority"] if spec.prefers else [])]
     if sorted(arguments) != sorted([*positional, *extra]) or arguments[: len(positional)] != positional:
         raise BadValue(

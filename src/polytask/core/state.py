@@ -1,19 +1,19 @@
 """A rule with its parameters, its state and its place in the stream of noise: what a loop or a merge calls."""
 
-import inspect
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from polytask.core.constraints import PerTask, check_parameters
+from polytask.core.blockwise import in_blocks
+from polytask.core.constraints import PerTask, check_parameters, named_by
 from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.core.noise import Noise
 from polytask.core.rules import BadRow, RuleSpec, find
 
-_SEEN = {"losses": "loss", "gram": "vector", "stack": "vector"}
+_SEEN = {"losses": "loss", "gram": "vector", "stack": "vector", "matrix": "vector", "base": "base"}
 
 
 class Rule:
@@ -49,12 +49,16 @@ class Rule:
         step (`keys` names the parameter in the noise).
         """
         self._check(present, inputs)
+        if self.spec.otherwise is not None and inputs[0].dim() != 3:
+            return self._otherwise(present, *inputs, keys=keys)
         index = self._index(present)
         extra = self._parameters(index)
         if self.spec.random:
             extra["noise"] = Noise(self.seed, "rule", self.spec.name, self.step, *keys)
         if self.spec.prefers:
             extra["priority"] = priority if priority is not None else torch.ones(len(present), dtype=torch.float64)
+        if self.spec.statistic is not None or self.spec.granularity == "row":
+            return self._called(present, partial(in_blocks, self.spec), *inputs, **extra)
         if self.state is None:
             return self._called(present, self.spec.function, *inputs, **extra)
         output, state = self._called(present, self.spec.function, *inputs, self._part(present, index), **extra)
@@ -74,14 +78,14 @@ class Rule:
         """Shows the rule the present tasks' losses after the optimiser's step, if it declares that it looks at them."""
         if self.spec.after_step is not None and self.looks_again:
             index = self._index(present)
-            chosen = _named_by(self.spec.after_step, self._parameters(index))
+            chosen = named_by(self.spec.after_step, self._parameters(index))
             part = self._part(present, index)
             self._keep(present, index, self._called(present, self.spec.after_step, part, losses, **chosen))
 
     def after_epoch(self) -> None:
         if self.spec.after_epoch is not None:
             every = torch.arange(len(self.tasks))
-            self.state = self.spec.after_epoch(self.state, **_named_by(self.spec.after_epoch, self._parameters(every)))
+            self.state = self.spec.after_epoch(self.state, **named_by(self.spec.after_epoch, self._parameters(every)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next call depends on beyond the constructor's arguments; tensors and ints."""
@@ -109,6 +113,15 @@ class Rule:
         """What the function is given: those with a number a task as the present tasks' numbers."""
         return {**self.parameters, **{name: numbers[index] for name, numbers in self._per_task.items()}}
 
+    def _otherwise(self, present: Sequence[str], *inputs: Tensor, keys: Sequence[str]) -> Tensor:
+        """What the rule declares for vectors that are no matrices, with those parameters that both have."""
+        assert self.spec.otherwise is not None
+        spec = find(self.spec.otherwise)
+        common = {name: value for name, value in self.parameters.items() if name in spec.parameters}
+        rule = Rule(spec, self.tasks, seed=self.seed, **common)
+        rule.step = self.step
+        return rule(present, *inputs[: len(spec.needs)], keys=keys)
+
     def _called(self, present: Sequence[str], function: Callable[..., Any], *inputs: Any, **extra: Any) -> Any:
         try:
             return function(*inputs, **extra)
@@ -129,23 +142,15 @@ class Rule:
             raise BadValue("the number of tasks", 0, "at least 1", where)
         for need, value in zip(self.spec.needs, inputs, strict=True):
             tasks = len(present)
-            wanted = {"losses": (tasks,), "gram": (tasks, tasks), "stack": (tasks, *value.shape[1:])}[need]
+            if need == "base":
+                continue
+            wanted = {"losses": (tasks,), "gram": (tasks, tasks)}.get(need, (tasks, *value.shape[1:]))
             if tuple(value.shape) != wanted:
                 allowed = f"{wanted}, for tasks {', '.join(present)}"
                 raise BadValue(f"the shape of {need}", tuple(value.shape), allowed, where)
             if not bool(value.isfinite().all()):
                 worst = int((~value.isfinite()).view(tasks, -1).sum(1).argmax())  # G's own row has the most
                 raise NotFinite(f"{where}: the {_SEEN[need]} of task {present[worst]!r} is not finite")
-
-
-def _named_by(function: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """Those parameters that the function takes."""
-    return {name: parameters[name] for name in _arguments(function) if name in parameters}
-
-
-@cache
-def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
 
 
 def _task_axes(hint: Any) -> list[int]:
