@@ -6,11 +6,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from polytask.core.errors import UnknownName
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.validation import Strict, validated
 
 FOLDER = Path(__file__).resolve().parent / "experiments"
 COMPARE = "compare"
+_SHARED = ("recipe", "settings", "seeds", "learning_rate_multiples", "prepare", "against")
 
 
 class Experiment(Strict):
@@ -24,22 +25,28 @@ class Experiment(Strict):
         recipe: the name of a shipped recipe.
         settings: changes to it, {path: value}.
         rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`.
+        against: the row that the others are seen beside: the page then shows a line a row with its difference to that
+            one, and no scores of tasks.
+        beside: the experiment whose table shows these rows too. Recipe, settings, seeds, learning rates and `against`
+            are that one's; single-task models and the row `against` are measured again, and must come out the same.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
     """
 
-    kind: Literal["compare", "trees", "step_overhead", "trainer_overhead", "start_up"] = COMPARE
+    kind: Literal["compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy"] = COMPARE
     title: str
     about: str
     minutes: float = Field(gt=0)
     recipe: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
-    rules: tuple[str, ...] | None = None
+    rules: tuple[str | dict[str, Any], ...] | None = None
     sharing: tuple[str, ...] | None = None
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     seeds: int | None = Field(default=None, ge=1)
     learning_rate_multiples: tuple[float, ...] | None = None
     prepare: Literal["distinct_texts"] | None = None
+    against: str | None = None
+    beside: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
@@ -48,6 +55,8 @@ class Experiment(Strict):
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")
+        if self.against is not None and self.against not in (self.rules or ()):
+            raise ValueError(f"against: {self.against!r} is none of the rules")
         return self
 
 
@@ -58,7 +67,21 @@ def experiment_names() -> list[str]:
 
 def read_experiment(name: str) -> Experiment:
     """The checked content of experiments/NAME.yaml."""
+    values = _values(name)
+    if values.get("beside") is not None:
+        shared = _values(str(values["beside"]))
+        values = {**{key: shared[key] for key in _SHARED if key in shared}, **values}
+    return validated(Experiment, values, f"experiments/{name}.yaml")
+
+
+def _values(name: str) -> dict[str, Any]:
     if name not in experiment_names():
         raise UnknownName("experiment", name, experiment_names())
-    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    return validated(Experiment, yaml.safe_load(text), f"experiments/{name}.yaml")
+    path = FOLDER / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = [key for key in _SHARED if key in values]
+    if values.get("beside") is not None and own:
+        raise BadValue(
+            "keys", own, f"none of them, as they are those of {values['beside']}", f"experiments/{name}.yaml"
+        )
+    return values

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results, words
+from benchmarks import results, rules_table, toy_words, words
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
@@ -59,6 +59,10 @@ def page(folder: Path = results.FOLDER) -> str:
         record = records[name]
         if record is not None:
             parts.append(_section(name, experiments[name], record, records))
+    for name, experiment in experiments.items():
+        record = records[name]
+        if experiment.kind == "toy" and record is not None:
+            parts.append(_toy_section(name, experiment, record))
     costs = [
         _measurement(name, experiment, record)
         for name, experiment in experiments.items()
@@ -94,12 +98,15 @@ def _in_order(experiments: Mapping[str, Experiment]) -> list[str]:
     trees = {name: _beside(experiment) for name, experiment in experiments.items() if experiment.kind == "trees"}
     order: list[str] = []
     for name, experiment in experiments.items():
-        if experiment.kind == COMPARE:
+        if experiment.kind == COMPARE and experiment.beside is None:
             order += [name, *(other for other, beside in trees.items() if beside == name)]
-    return [*order, *(name for name in trees if name not in order)]
+    order += [name for name in trees if name not in order]
+    return sorted(order, key=lambda name: experiments[name].against is not None)  # the studies of all rules come last
 
 
 def _section(name: str, experiment: Experiment, record: Record, records: Mapping[str, Record | None]) -> str:
+    if experiment.against is not None:
+        return _rules_section(name, experiment, records)
     heading = [f"## {experiment.title}", "", experiment.about.strip(), ""]
     if experiment.kind == "trees":
         beside = records.get(_beside(experiment) or "")
@@ -109,6 +116,39 @@ def _section(name: str, experiment: Experiment, record: Record, records: Mapping
         body = [words.comparison_sentences(table), "", markdown_table(table), ""]
         body += [line for note in table.notes for line in (note, "")]
         body += [words.budget_sentence(record["results"]), *_taken_out(record), ""]
+    return "\n".join([*heading, *body, words.provenance_sentence(record), *_again(name, experiment)]) + "\n"
+
+
+def _rules_section(name: str, experiment: Experiment, records: Mapping[str, Record | None]) -> str:
+    """Every row beside the one that the experiment names; with the rows of the experiments beside it."""
+    assert experiment.against is not None
+    parts = {
+        other: record
+        for other, record in records.items()
+        if record is not None and (other == name or read_experiment(other).beside == name)
+    }
+    measured = results.joined([parts[name], *(record for other, record in parts.items() if other != name)])
+    reference, others = rules_table.lines(measured, experiment.against)
+    return (
+        "\n".join(
+            [
+                *[f"## {experiment.title}", "", experiment.about.strip(), ""],
+                *[rules_table.sentences(reference, others), "", rules_table.table(reference, others), ""],
+                *[rules_table.caption(others, measured), rules_table.on_edge(others, measured), ""],
+                *[words.budget_sentence(measured), ""],
+                *[
+                    f"{words.provenance_sentence(record)} {_again(other, read_experiment(other))[0]}"
+                    for other, record in parts.items()
+                ],
+            ]
+        )
+        + "\n"
+    )
+
+
+def _toy_section(name: str, experiment: Experiment, record: Record) -> str:
+    heading = [f"## {experiment.title}", "", experiment.about.strip(), ""]
+    body = [toy_words.sentences(record["results"]), "", toy_words.PICTURE, "", toy_words.table(record["results"]), ""]
     return "\n".join([*heading, *body, words.provenance_sentence(record), *_again(name, experiment)]) + "\n"
 
 
@@ -149,6 +189,7 @@ def _beside(trees: Experiment) -> str | None:
         name
         for name in experiment_names()
         if (read_experiment(name).kind, read_experiment(name).recipe) == (COMPARE, trees.recipe)
+        and read_experiment(name).against is None
     )
     return next(same, None)
 

@@ -1,6 +1,7 @@
 """results/EXPERIMENT/DATE-COMMIT.json: every result, with what it came from. Files are added, never changed."""
 
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,27 @@ def compact(results: dict[str, Any]) -> dict[str, Any]:
         for row in results["rows"]
     ]
     return {**results, "rows": rows}
+
+
+def joined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of several comparisons as one comparison's results.
+
+    Raises:
+        CheckpointError: they differ in the recipe, its settings, the seeds or the learning rates; or a row of both has
+            other scores in one than in the other: something has changed, and the rows cannot stand side by side.
+    """
+    first, *others = records
+    rows = {row["name"]: row for row in first["results"]["rows"]}
+    for record in others:
+        where = f"the results of {first['experiment']} and {record['experiment']} cannot be joined"
+        for key in ("recipe", "settings", "seeds", "learning_rate_multiples"):
+            if first["definition"].get(key) != record["definition"].get(key):
+                raise CheckpointError(f"{where}: {key} differ")
+        for row in record["results"]["rows"]:
+            if _scores(row) != _scores(rows.setdefault(row["name"], row)):
+                raise CheckpointError(f"{where}: {row['name']} has other scores; measure both again at one commit")
+    return {**first["results"], "rows": list(rows.values())}
+
+
+def _scores(row: Mapping[str, Any]) -> list[Any]:
+    return [(run["seed"], run["learning_rate"], run["valid"], run["test"]) for run in row["runs"]]

@@ -28,6 +28,7 @@ def run(
     fresh: bool = False,
     workspace: Path = WORKSPACE,
     folder: Path = results.FOLDER,
+    picture: Path = results.ROOT / "docs" / "images" / "toy.png",
     say: Callable[[str], None] = print,
 ) -> Path:
     """Runs an experiment in build/bench/NAME and adds its result to results/NAME; returns the new file.
@@ -36,7 +37,7 @@ def run(
         name: of the experiment.
         data_dir: the data folder, for the recipes that need it.
         fresh: start anew instead of going on with an interrupted one.
-        workspace, folder: where it works, where results go.
+        workspace, folder, picture: where it works, where results go, and where the toy is drawn.
         say: takes lines of progress.
 
     Raises:
@@ -66,6 +67,10 @@ def run(
         "provenance": {**provenance(), "commit": commit},
     }
     results.append(path, record)
+    if experiment.kind == "toy":
+        from benchmarks import toy_picture
+
+        toy_picture.write(record["results"], picture)
     write_file(place / _RECORDED, f"{path}\n".encode())
     return path
 
@@ -114,6 +119,10 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import trainer_overhead
 
         return {"results": trainer_overhead.measure()}
+    if experiment.kind == "toy":
+        from benchmarks import toy
+
+        return {"results": toy.measure(say=say)}
     from benchmarks import start_up
 
     return {"results": start_up.measure()}
