@@ -8,7 +8,7 @@ import pytest
 from tests.training.runs import events, job, recipe, table
 
 import polytask
-from polytask.core.errors import BadValue, CheckpointError, NotFinite
+from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.studies.baseline import single_task
 from polytask.studies.compare import Budget, Variant, compare
 from polytask.tasks.mixture import Mixture
@@ -262,6 +262,26 @@ def test_rules_architectures_and_other_values_vary(tmp_path):
     assert row["variation"] == {"rule": "dwa", "model.sharing": "mmoe", "train.batch_size": 64}
     assert row["runs"][0]["steps"] == 2
     assert (tmp_path / "study" / "report.html").exists()
+
+
+def test_a_rule_with_parameters_is_a_row_that_says_them(tmp_path):
+    heavy = {"kind": "static", "weights": {"click": 3, "price": 1}}
+    results = polytask.compare(
+        recipe(**SMALL),
+        out=tmp_path / "study",
+        data={"data": table()},
+        rules=["equal", heavy, {"kind": "cagrad", "c": 0.4}],
+        seeds=1,
+        learning_rate_multiples=[1],
+    )
+    names = [row["name"] for row in results["rows"][1:]]
+    assert names == ["equal", "static weights=(click 3, price 1)", "cagrad c=0.4"]
+    assert [row["rule"] for row in results["rows"][1:]] == ["equal", "static", "cagrad"]
+    assert results["rows"][2]["variation"] == {"rule": heavy}
+    scores = [row["runs"][0]["score"] for row in results["rows"][1:]]
+    assert scores[0] != scores[1]
+    with pytest.raises(UnknownName, match="did you mean 'static'"):
+        polytask.compare(recipe(**SMALL), out=tmp_path / "x", data={"data": table()}, rules=[{"kind": "statik"}])
 
 
 def test_directories_and_names_that_do_not_fit_are_refused(tmp_path):

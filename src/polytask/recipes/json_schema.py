@@ -44,6 +44,7 @@ def recipe_schema() -> dict[str, Any]:
     model["sharing"] = {"anyOf": _variants(SHARING, definitions), "default": "hard"}
     stage = definitions["StageSpec"]["properties"]
     stage["rule"] = {"anyOf": [{"enum": rule_names()}, {"$ref": "#/$defs/RuleChoice"}]}
+    definitions["CompareSpec"]["properties"]["rules"]["items"] = stage["rule"]
     definitions["RuleChoice"] |= _rule(definitions["RuleChoice"])
     for field, name in (("optimizer", "OptimizerSpec"), ("schedule", "ScheduleSpec"), ("mixture", "MixtureSpec")):
         kinds = definitions[name]["properties"]["kind"]["enum"]

@@ -54,7 +54,7 @@ def compare(
     recipe: str | Path | Mapping[str, Any],
     *,
     out: str | Path,
-    rules: Sequence[str | RuleSpec] | None = None,
+    rules: Sequence[str | RuleSpec | Mapping[str, Any]] | None = None,
     sharing: Sequence[str] | None = None,
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int | None = None,
@@ -69,7 +69,8 @@ def compare(
     DIR/results.json holds.
 
     Args:
-        rules, sharing: names to try; each rule with each architecture, and with each value of `vary`.
+        rules, sharing: names to try; each rule with each architecture, and with each value of `vary`. A rule with
+            parameters is a mapping as in a recipe: {"kind": "cagrad", "c": 0.4}.
         vary: {"train.batch_size": [256, 1024]}: other recipe values to try.
         seeds: how many; five or more give an honest interval.
         learning_rate_multiples: every row chooses among these multiples of its learning rate on the validation split.
@@ -78,10 +79,7 @@ def compare(
     read = read_recipe(recipe, settings)
     wanted = read.recipe.compare
     combinations = _combinations(
-        [
-            find(rule if isinstance(rule, str) else rule.name).name
-            for rule in (wanted.rules if rules is None else rules)
-        ],
+        [_known(rule) for rule in (wanted.rules if rules is None else rules)],
         [SHARING.find(name) and name for name in (wanted.sharing if sharing is None else sharing)],
         vary or {},
     )
@@ -129,7 +127,26 @@ def _by_source(data: Any) -> dict[str, Any]:
     return dict(data) if isinstance(data, Mapping) else {"data": data}
 
 
-def _combinations(rules: list[str], sharing: list[str], vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def _known(rule: str | RuleSpec | Mapping[str, Any]) -> str | dict[str, Any]:
+    """The rule's name, or its mapping, as a recipe has it."""
+    if isinstance(rule, Mapping):
+        find(str(rule.get("kind")))
+        return dict(rule)
+    return find(rule if isinstance(rule, str) else rule.name).name
+
+
+def _words(value: Any) -> str:
+    """A value of a variant in the name of its row: `cagrad c=0.4`, `static weights=(left 2, right 1)`."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    if "kind" in value:
+        return " ".join([str(value["kind"]), *(f"{key}={_words(of)}" for key, of in value.items() if key != "kind")])
+    return f"({', '.join(f'{key} {_words(of)}' for key, of in value.items())})"
+
+
+def _combinations(
+    rules: list[str | dict[str, Any]], sharing: list[str], vary: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
     """{recipe path: value} for each rule with each architecture with each further value."""
     axes: list[tuple[str, list[Any]]] = [("rule", rules)] if rules else []
     axes += [("model.sharing", [name for name in sharing if name != BASELINE])] if sharing else []
@@ -169,7 +186,7 @@ def _variant(
     loaded = base.data if same_data and same_tokenizer else None
     job = make_job(varied, data=data, encoder=encoder, data_dir=data_dir, loaded=loaded)
     parts = [
-        str(value) if path in ("rule", "model.sharing") else f"{path.rpartition('.')[2]}={value}"
+        _words(value) if path in ("rule", "model.sharing") else f"{path.rpartition('.')[2]}={value}"
         for path, value in combination.items()
     ]
     name = ", ".join(parts) or job.stages[-1].rule.kind

@@ -22,12 +22,12 @@ class CompareSpec(Strict):
     """What `polytask compare` does unless the command says otherwise.
 
     Attributes:
-        rules, sharing: names to try, each with the rest of the recipe.
+        rules, sharing: names to try, each with the rest of the recipe; a rule with parameters as in `train`.
         seeds: how many, 0 ... n - 1.
         learning_rate_multiples: of the recipe's learning rate; every row chooses among them on the validation split.
     """
 
-    rules: tuple[str, ...] = ()
+    rules: tuple[str | dict[str, Any], ...] = ()
     sharing: tuple[str, ...] = ()
     seeds: int = Field(default=5, ge=1)
     learning_rate_multiples: tuple[float, ...] = (1 / 3, 1.0, 3.0)
