@@ -1,0 +1,62 @@
+"""A pipeline on task vectors that are in memory: for tests, for learned merges, and as a rule on gradients."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from polytask.core.task_vectors import TaskVectors
+from polytask.merging.contract import Pipeline
+from polytask.merging.passes import Piece, combined
+from polytask.merging.stages import stages_of
+
+
+def apply(
+    pipeline: Pipeline,
+    vectors: TaskVectors,
+    *,
+    base: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+    depths: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """scale * rule(transforms(vectors)) by parameter name, in the vectors' type; the same numbers as a merge of files.
+
+    Args:
+        pipeline: what is done.
+        vectors: deltas or the models' values, whichever the pipeline takes; left as they are.
+        base: the base's values, for rules that read them.
+        seed: of the noise.
+        groups: name -> layer; a name that is missing is in the layer "".
+        depths: name -> place in the model from 0 to 1.
+    """
+    pipeline.check_tasks(vectors.tasks)
+    pieces = [
+        _piece(pipeline, vectors.tasks, name, stack, (base or {}).get(name), seed, groups or {}, depths or {})
+        for name, stack in vectors.stacks.items()
+    ]
+    found = combined(pieces)
+    return {name: (found[name] * pipeline.scale).to(vectors.stacks[name].dtype) for name in found}
+
+
+def _piece(
+    pipeline: Pipeline,
+    tasks: Sequence[str],
+    name: str,
+    stack: Tensor,
+    base: Tensor | None,
+    seed: int,
+    groups: Mapping[str, str],
+    depths: Mapping[str, float],
+) -> Piece:
+    shape = tuple(stack.shape[1:])
+    working = torch.promote_types(stack.dtype, torch.float32)
+    rows = stack.reshape(len(stack), -1)
+    flat = None if base is None else base.reshape(-1).to(working)
+
+    def read(start: int, stop: int, check: bool) -> tuple[Tensor, Tensor | None]:
+        block = torch.empty(len(rows), stop - start, dtype=working).copy_(rows[:, start:stop])
+        return block, None if flat is None else flat[start:stop]
+
+    stages = stages_of(pipeline, tasks, shape, seed=seed, name=name, depth=depths.get(name))
+    return Piece(name, shape, tasks, stages, read, groups.get(name, ""))
