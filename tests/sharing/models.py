@@ -22,9 +22,19 @@ TINY_BERT = {
     "intermediate_size": 24,
     "max_position_embeddings": 32,
 }
+GROUPS = {"reactions": ["click", "topic", "type"], "chemistry": ["assays", "a.b"]}
 SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"kind": "hard"},
     "mmoe": {"kind": "mmoe", "experts": 3, "hidden_sizes": [7, 6]},
+    "cgc": {"kind": "cgc", "shared_experts": 2, "task_experts": 3, "hidden_sizes": [7, 6]},
+    "ple": {"kind": "ple", "shared_experts": 2, "task_experts": 3, "hidden_sizes": [7, 6]},
+    "dselect_k": {"kind": "dselect_k", "experts": 3, "hidden_sizes": [7, 6]},
+    "adatt": {"kind": "adatt", "task_experts": 2, "shared_experts": 1, "hidden_sizes": [6]},
+    "home": {"kind": "home", "groups": GROUPS, "hidden_sizes": [6], "rank": 3},
+    "stem": {"kind": "stem", "hidden_sizes": [7, 6]},
+    "cross_stitch": {"kind": "cross_stitch", "hidden_sizes": [7, 6]},
+    "nddr": {"kind": "nddr", "hidden_sizes": [7, 6]},
+    "sluice": {"kind": "sluice", "hidden_size": 6, "orthogonality": 0.1},
     "single": {"kind": "single"},
 }
 

@@ -22,14 +22,15 @@ class Sharing(nn.Module):
 
     width: int
     shares: bool = True  # whether `representation` is there to be asked for
+    isolated: bool = True  # whether a task's outputs depend on nothing that other tasks own
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__()
 
     @property
     def representation_width(self) -> int:
-        """Of what `representation` gives; that of the features unless the architecture says otherwise."""
-        return self.width
+        """Of what `representation` gives: the encoder's where the tasks have one in common."""
+        return getattr(self, "encoder", self).width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """What all tasks share; MissingInput where nothing is."""

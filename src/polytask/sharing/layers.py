@@ -1,9 +1,9 @@
 """Blocks that encoders, sharing architectures and heads are built from."""
 
-from collections.abc import ItemsView, Iterator, KeysView
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Literal
+from typing import Generic, Literal, TypeVar, cast
 from urllib.parse import unquote
 
 import torch
@@ -48,44 +48,61 @@ def seeded(seed: int, *keys: int | str) -> Iterator[None]:
         yield
 
 
-class TaskModules(nn.ModuleDict):
-    """A module for each task, under any task name.
+M = TypeVar("M", bound=nn.Module)
+
+
+class NamedModules(nn.ModuleDict, Generic[M]):
+    """Modules of one type under any names.
 
     torch forbids module names with a dot or that are attributes of the container ("type"); those characters are stored
-    percent-encoded, and the rest of the interface takes and gives task names.
+    percent-encoded, and the rest of the interface takes and gives the names as they are.
     """
 
-    def __getitem__(self, task: str) -> nn.Module:
-        if task not in self:
-            raise UnknownName("task", task, self.keys())
-        return super().__getitem__(self.key(task))
+    def __getitem__(self, name: str) -> M:
+        if name not in self:
+            raise UnknownName("module", name, self.keys())
+        return cast(M, super().__getitem__(self.key(name)))
 
-    def __setitem__(self, task: str, module: nn.Module) -> None:
-        super().__setitem__(self.key(task), module)
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        super().__setitem__(self.key(key), module)
 
-    def __delitem__(self, task: str) -> None:
-        super().__delitem__(self.key(task))
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(self.key(name))
 
-    def __contains__(self, task: object) -> bool:
-        return isinstance(task, str) and super().__contains__(self.key(task))
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(self.key(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
     def keys(self) -> KeysView[str]:
-        return self._by_task().keys()
+        return self._by_name().keys()
 
-    def items(self) -> ItemsView[str, nn.Module]:
-        return self._by_task().items()
+    def values(self) -> ValuesView[M]:
+        return self._by_name().values()
 
-    def _by_task(self) -> dict[str, nn.Module]:
-        return {unquote(key): self._modules[key] for key in self._modules}
+    def items(self) -> ItemsView[str, M]:
+        return self._by_name().items()
+
+    def _by_name(self) -> dict[str, M]:
+        return {unquote(key): cast(M, self._modules[key]) for key in self._modules}
 
     @staticmethod
-    def key(task: str) -> str:
-        """The name under which a task's module is stored, so also its part of a parameter's name."""
-        key = task.replace("%", "%25").replace(".", "%2E")
+    def key(name: str) -> str:
+        """The name under which a module is stored, so also its part of a parameter's name."""
+        key = name.replace("%", "%25").replace(".", "%2E")
         return f"%{ord(key[0]):02X}{key[1:]}" if key[:1] < "\x7f" and hasattr(nn.ModuleDict(), key) else key
+
+
+class TaskModules(NamedModules[M]):
+    """A module for each task: what lies here belongs to that task, and is counted as its own."""
+
+
+class Stack(nn.ModuleList, Generic[M]):
+    """A list of modules of one type."""
+
+    def __iter__(self) -> Iterator[M]:
+        return cast(Iterator[M], super().__iter__())
 
 
 class Head(nn.Module):

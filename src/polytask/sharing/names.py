@@ -17,6 +17,15 @@ SHARING = Catalogue(
     {
         "hard": "polytask.sharing.hard:Hard",
         "mmoe": "polytask.sharing.mmoe:MMoE",
+        "cgc": "polytask.sharing.cgc:CGC",
+        "ple": "polytask.sharing.ple:PLE",
+        "dselect_k": "polytask.sharing.dselect_k:DSelectK",
+        "adatt": "polytask.sharing.adatt:AdaTT",
+        "home": "polytask.sharing.home:HoME",
+        "stem": "polytask.sharing.stem:STEM",
+        "cross_stitch": "polytask.sharing.cross_stitch:CrossStitch",
+        "nddr": "polytask.sharing.nddr:NDDR",
+        "sluice": "polytask.sharing.sluice:Sluice",
         "single": "polytask.sharing.single:Single",
     },
 )

@@ -1,0 +1,128 @@
+"""Gates: for each task, weights of the experts. Two axes: what the scores depend on, and how they become weights."""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BeforeValidator, PositiveInt, SerializeAsAny
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polytask.core.errors import UnknownName
+from polytask.core.validation import Strict, validated
+from polytask.sharing.layers import TaskModules, seeded
+from polytask.sharing.selection import SELECTIONS, Selection, Softmax
+from polytask.sharing.tape import note_gate
+
+Reads = Literal["input", "task", "embedding", "input_and_embedding"]
+
+
+def _selection(value: Any) -> Any:
+    """`top_k` is short for `{kind: top_k}`."""
+    if isinstance(value, Selection):
+        return value
+    kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+    if kind not in SELECTIONS:
+        raise UnknownName("selection", str(kind), SELECTIONS, "gate")
+    return validated(SELECTIONS[kind], {} if isinstance(value, str) else value, "gate.select")
+
+
+class GateOptions(Strict):
+    """Attributes:
+    select: how scores become weights: softmax, top_k, hard, dselect_k.
+    reads: what the scores depend on: the row's `input` (a gate a task); the `task` alone (a vector of scores a task);
+        the task's `embedding` (one gate for all tasks, which reads a vector a task); or `input_and_embedding`.
+    embedding: width of the tasks' embeddings, where they are read.
+    """
+
+    select: Annotated[SerializeAsAny[Selection], BeforeValidator(_selection)] = Softmax()
+    reads: Reads = "input"
+    embedding: PositiveInt = 16
+
+
+def gate_options(value: Any) -> Any:
+    """`dselect_k` is short for `{select: dselect_k}`."""
+    return {"select": value} if isinstance(value, str) else value
+
+
+GateChoice = Annotated[GateOptions, BeforeValidator(gate_options)]
+
+
+class Gates(nn.Module):
+    """A gate a task over one set of experts.
+
+    Args:
+        place: what the gates are called on the tape.
+        tasks: those that have a gate.
+        width: of the rows that the gates read.
+        experts: how many experts a task chooses among, one number for all or one a task.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        tasks: Iterable[str],
+        width: int,
+        experts: int | dict[str, int],
+        options: GateOptions,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        tasks = list(tasks)
+        self.place, self.options, self.select = place, options, options.select
+        self.experts = experts if isinstance(experts, dict) else dict.fromkeys(tasks, experts)
+        self.gates: TaskModules[Scores] = TaskModules()
+        self.embeddings: TaskModules[Embedding] = TaskModules()
+        self.shared = None
+        for task in tasks:
+            scores = self.select.scores(self.experts[task])
+            with seeded(seed, place, "gate", task):
+                if options.reads in ("input", "task"):
+                    self.gates[task] = Scores(scores, width if options.reads == "input" else None, self.select)
+                else:
+                    self.embeddings[task] = Embedding(options.embedding)
+        if self.embeddings:
+            inputs = options.embedding + (width if options.reads == "input_and_embedding" else 0)
+            with seeded(seed, place, "gate"):
+                self.shared = Scores(self.select.scores(max(self.experts.values())), inputs, self.select)
+
+    def forward(self, task: str, x: Float[Tensor, "B width"]) -> Float[Tensor, "B experts"]:
+        """The weights of the task's experts for these rows."""
+        scores, experts = self._scores(task, x), self.experts[task]
+        weights = self.select.weights(scores, experts)  # [1, experts] where the rows do not matter
+        note_gate(self.place, task, weights, lambda: self.select.penalty(scores, experts))
+        return weights.expand(x.shape[0], -1)
+
+    def _scores(self, task: str, x: Tensor) -> Tensor:
+        if self.shared is None:
+            return self.gates[task](x)
+        embedding = self.embeddings[task].vector.unsqueeze(0)
+        if self.options.reads == "embedding":
+            return self.shared(embedding)
+        return self.shared(torch.cat([x, embedding.expand(x.shape[0], -1).to(x.dtype)], dim=1))
+
+
+class Scores(nn.Module):
+    """Linear scores of a row, without a bias; with `width` None one vector of scores for all rows."""
+
+    def __init__(self, scores: int, width: int | None, select: Selection) -> None:
+        super().__init__()
+        self.constant = width is None
+        self.weight = nn.Parameter(torch.empty(scores, 1 if width is None else width))
+        with torch.no_grad():
+            select.reset(self.weight)
+            if width is None:
+                self.weight *= 0.01  # near-uniform: a gate that starts with a favourite keeps it
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight.mT if self.constant else functional.linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """A task's vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(width) / math.sqrt(width))

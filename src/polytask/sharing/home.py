@@ -1,0 +1,158 @@
+"""Hierarchy of multi-gate experts: for all tasks, for a group, for a task; normalised, and gated at both ends."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from polytask.core.errors import BadValue, UnknownName
+from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.experts import Experts
+from polytask.sharing.gates import Scores
+from polytask.sharing.layers import Activation, NamedModules, Normalization, TaskModules, seeded
+from polytask.sharing.selection import Softmax
+from polytask.sharing.spec import SharingOptions
+from polytask.sharing.tape import note_experts, note_gate
+
+
+class HoME(Sharing):
+    """Two levels. First, experts for all tasks and for each group give a stream for all and one a group; then each
+    task mixes its own experts, its group's and those for all.
+
+    Three measures keep experts healthy: each is normalised and has a smooth activation (against collapse), each mixes
+    in what its own unit made through a gate of its own (against one task capturing a shared expert), and each expert's
+    input passes a low-rank gate of its features (against sparse tasks ignoring their experts).
+
+    Source: Wang et al. 2024, arXiv:2408.05430 (HoME): expert normalisation with Swish, hierarchy mask, feature gate and
+    self gate.
+    Departures: the paper's full text was not at hand when this was written: the self gate is a sigmoid number a
+    row and own expert, added to the mixture; the feature gate is 2 sigmoid of one low-rank product an expert bank,
+    where the paper has one an expert.
+    Cost: the experts for all and of the named tasks' groups once; for each named task its own experts and gates.
+    """
+
+    class Options(SharingOptions):
+        """Attributes: groups, name -> its tasks, each task in one (by default one group of all); experts of each unit;
+        hidden_sizes of an expert at each level; rank of the feature gates.
+        """
+
+        kind: Literal["home"] = "home"
+        groups: dict[str, tuple[str, ...]] | None = None
+        experts: PositiveInt = 2
+        hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64,)
+        activation: Activation = "silu"
+        normalization: Normalization = "batch"
+        rank: PositiveInt = 8
+
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
+        tasks = list(tasks)
+        self.group_of = _groups(options.groups, tasks)
+        self.encoder = make_encoder()
+        width, last = self.encoder.width, options.hidden_sizes[-1]
+        groups = list(dict.fromkeys(self.group_of.values()))
+        with seeded(seed, "all"):
+            self.meta_all, self.for_all = Unit(width, 1, options), GatedExperts(last, options)
+        self.meta_groups: NamedModules[Unit] = NamedModules()
+        self.for_groups: NamedModules[GatedExperts] = NamedModules()
+        self.own: TaskModules[Unit] = TaskModules()
+        for group in groups:
+            with seeded(seed, "group", group):
+                self.meta_groups[group] = Unit(width, 2, options)
+                self.for_groups[group] = GatedExperts(last, options)
+        for task in tasks:
+            with seeded(seed, "task", task):
+                self.own[task] = Unit(last, 3, options)
+        self.width = last
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        """The encoder's output, which the first level reads."""
+        return self.encoder(inputs)
+
+    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        groups = list(dict.fromkeys(self.group_of[task] for task in tasks))
+        common = self.meta_all.experts(representation)
+        stream = self.meta_all.mixture("level.0.all", representation, [common], own=common)
+        note_experts("level.0.all", common)
+        for_all = self.for_all(stream)
+        streams, for_group = {}, {}
+        for group in groups:
+            unit = self.meta_groups[group]
+            own = unit.experts(representation)
+            note_experts(f"level.0.{group}", own)
+            streams[group] = unit.mixture(f"level.0.{group}", representation, [own, common], own=own)
+            for_group[group] = self.for_groups[group](streams[group])
+        outputs = {}
+        for task in tasks:
+            group, unit = self.group_of[task], self.own[task]
+            own = unit.experts(streams[group])
+            note_experts(f"level.1.{task}", own)
+            outputs[task] = unit.mixture(
+                "level.1", streams[group], [own, for_group[group], for_all], own=own, task=task
+            )
+        return outputs
+
+
+class GatedExperts(nn.Module):
+    """Experts that read features through a low-rank gate."""
+
+    def __init__(self, width: int, options: HoME.Options) -> None:
+        super().__init__()
+        self.bank = Experts(
+            options.experts,
+            width,
+            options.hidden_sizes,
+            activation=options.activation,
+            normalization=options.normalization,
+        )
+        self.down = nn.Linear(width, min(options.rank, width), bias=False)
+        self.up = nn.Linear(min(options.rank, width), width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "E B width"]:
+        return self.bank(x * 2 * torch.sigmoid(self.up(self.down(x))))
+
+
+class Unit(nn.Module):
+    """Experts of one owner, and the gates by which the owner mixes what it may see.
+
+    Args:
+        width: of what its experts and gates read.
+        banks: how many units' experts the owner mixes, its own among them.
+    """
+
+    def __init__(self, width: int, banks: int, options: HoME.Options) -> None:
+        super().__init__()
+        self.experts = GatedExperts(width, options)
+        self.gate = Scores(banks * options.experts, width, Softmax())
+        self.self_gate = Scores(options.experts, width, Softmax())
+
+    def mixture(
+        self, place: str, x: Float[Tensor, "B d"], banks: list[Tensor], *, own: Tensor, task: str = ""
+    ) -> Float[Tensor, "B width"]:
+        """The gate's mixture of the banks, and the unit's own experts through their own gate."""
+        weights = self.gate(x).softmax(-1)
+        if task:
+            note_gate(place, task, weights, lambda: None)
+        mixture = torch.einsum("be,ebd->bd", weights.to(own.dtype), torch.cat(banks))
+        return mixture + torch.einsum("be,ebd->bd", torch.sigmoid(self.self_gate(x)).to(own.dtype), own)
+
+
+def _groups(groups: dict[str, tuple[str, ...]] | None, tasks: list[str]) -> dict[str, str]:
+    """task -> its group; an error unless each task is in one."""
+    if groups is None:
+        return dict.fromkeys(tasks, "all tasks")
+    found: dict[str, str] = {}
+    for group, members in groups.items():
+        for task in members:
+            if task not in tasks:
+                continue  # a single-task baseline, or a part of the tasks, keeps the others' groups
+            if task in found:
+                raise BadValue(f"sharing 'home': the groups of task {task!r}", [found[task], group], "one group")
+            found[task] = group
+    for task in tasks:
+        if task not in found:
+            raise UnknownName("task", task, [name for members in groups.values() for name in members], "groups of home")
+    return found
