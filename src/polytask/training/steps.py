@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polytask.balancing import BackwardReport, Balancer
 from polytask.core.errors import MissingInput
+from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
 from polytask.training.devices import Devices
@@ -49,7 +50,7 @@ def task_losses(
         if not tasks:
             continue
         moved = piece if devices.device.type == "cpu" else piece.to(devices.device)
-        with devices.autocast():
+        with devices.autocast(), listen() as tape:
             outputs = _outputs(model, moved, tasks, shared if representation else None)
         for task in tasks:
             numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
@@ -60,6 +61,8 @@ def task_losses(
                 )
             counts[task] = float(found[task])
             losses[task] = numerator / max(found[task], 1)
+            if task in tape.penalties:  # what the task's gates ask for, as DSelect-k's do
+                losses[task] = losses[task] + tape.penalties[task]
     return TaskLosses(losses, counts, shared)
 
 

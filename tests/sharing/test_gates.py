@@ -1,0 +1,114 @@
+"""Gates: what each selection gives, what is noted on the tape, and what a method adds to a task's loss."""
+
+import math
+
+import pytest
+import torch
+from tests.sharing.models import table_inputs, table_model
+from torch import Tensor
+
+from polytask.core.errors import BadValue, UnknownName
+from polytask.sharing.gates import GateOptions, Gates
+from polytask.sharing.selection import SELECTIONS, DSelectK, Hard, TopK, smooth_step
+from polytask.sharing.tape import listen
+
+SCORES = torch.tensor([[0.0, 2.0, 1.0, 2.0], [-1.0, 0.5, 3.0, 0.0]], dtype=torch.float64)
+
+
+def gates(**options: object) -> Gates:
+    return Gates("here", ["a", "b"], 3, 4, GateOptions.model_validate(options), seed=0)
+
+
+def rows(count: int = 5) -> Tensor:
+    return torch.linspace(-2, 2, 3 * count).reshape(count, 3)
+
+
+def test_top_k_is_a_softmax_over_the_largest_and_equal_scores_go_to_the_first() -> None:
+    found = TopK(k=2).weights(SCORES, 4)
+    first = math.exp(0.5) / (math.exp(0.5) + math.exp(3))
+    expected = torch.tensor([[0, 0.5, 0, 0.5], [0, first, 1 - first, 0]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected)
+    assert TopK(k=1).weights(SCORES, 4).tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_hard_takes_one_and_learns_as_the_softmax() -> None:
+    scores = SCORES.clone().requires_grad_()
+    found = Hard().weights(scores, 4)
+    torch.testing.assert_close(found.detach(), torch.tensor([[0.0, 1, 0, 0], [0, 0, 1, 0]], dtype=torch.float64))
+    found[:, 0].sum().backward()
+    soft = SCORES.softmax(-1)
+    torch.testing.assert_close(scores.grad[1, 2], -soft[1, 0] * soft[1, 2])
+
+
+def test_smooth_step_by_hand() -> None:
+    # -2 x^3 + 1.5 x + 0.5 with width 1: 0 at -1/2, 1/2 at 0, 27/32 at 1/4, 1 at 1/2, flat outside
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.25, 0.5, 2.0])
+    torch.testing.assert_close(smooth_step(x, 1.0), torch.tensor([0, 0, 0.5, 27 / 32, 1, 1]))
+    torch.testing.assert_close(smooth_step(2 * x, 2.0), smooth_step(x, 1.0))
+
+
+def test_dselect_k_selects_by_binary_codes() -> None:
+    # two selectors with equal shares; the first's bits say 0b01, the second's 0b10 (lowest bit first)
+    scores = torch.tensor([[0.0, 0.0, 1.0, -1.0, -1.0, 1.0]])
+    select = DSelectK(k=2)
+    torch.testing.assert_close(select.weights(scores, 4), torch.tensor([[0, 0.5, 0.5, 0]]))
+    assert select.penalty(scores, 4).item() == 0  # binary codes have no entropy
+    halfway = torch.zeros(1, 6)
+    torch.testing.assert_close(select.weights(halfway, 4), torch.full((1, 4), 0.25))
+    torch.testing.assert_close(select.penalty(halfway, 4), torch.tensor(1e-3 * 2 * math.log(4)))
+    # of three experts the fourth code is left out: what is inside weighs 3/4 for each of the two selectors
+    torch.testing.assert_close(select.weights(halfway, 3), torch.full((1, 3), 1 / 3))
+    torch.testing.assert_close(select.penalty(halfway, 3), torch.tensor(1e-3 * (2 * math.log(4) + 2 * 4 / 3)))
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+@pytest.mark.parametrize("reads", ["input", "task", "embedding", "input_and_embedding"])
+def test_weights_are_a_distribution_on_both_axes(select: str, reads: str) -> None:
+    gate = gates(select=select, reads=reads)
+    weights = gate("a", rows())
+    assert weights.shape == (5, 4)
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(weights.sum(1), torch.ones(5))
+    depends_on_rows = not torch.equal(weights[0], weights[4])
+    assert depends_on_rows == ("input" in reads and select != "hard") or select in ("hard", "dselect_k", "top_k")
+    weights[:, 1].sum().backward()
+    assert not torch.equal(weights, gate("b", rows()))
+
+
+def test_a_gate_that_reads_embeddings_is_shared_by_the_tasks() -> None:
+    gate = gates(reads="embedding", embedding=2)
+    names = {name: list(parameter.shape) for name, parameter in gate.named_parameters()}
+    assert names == {"embeddings.a.vector": [2], "embeddings.b.vector": [2], "shared.weight": [4, 2]}
+
+
+def test_the_tape_notes_what_was_computed_while_somebody_listened() -> None:
+    model, inputs = table_model({"kind": "dselect_k", "experts": 3}), table_inputs(6)
+    model(inputs)
+    with listen() as tape:
+        model(inputs, ["click", "topic"])
+    assert list(tape.gates) == [("experts", "click"), ("experts", "topic")]
+    assert tape.gates["experts", "click"].shape == (6, 3)
+    assert tape.experts["experts"].shape == (3, 6, 64)
+    assert list(tape.penalties) == ["click", "topic"]
+    tape.penalties["click"].backward()
+    assert model.sharing.gates.gates["click"].weight.grad.abs().sum() > 0
+
+
+def test_the_orthogonality_of_a_sluice_is_its_weights_product() -> None:
+    model = table_model({"kind": "sluice", "levels": 1, "hidden_size": 4, "orthogonality": 0.5})
+    with listen() as tape:
+        model(table_inputs(3), ["topic"])
+    weight = model.sharing.levels[0].layers["topic"].weights[0][0].detach()
+    expected = 0.5 * sum(float(weight[i] @ weight[j]) ** 2 for i in (0, 1) for j in (2, 3))
+    assert tape.penalties["topic"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["top_k", "dselect_k"])
+def test_fewer_experts_than_are_chosen(kind: str) -> None:
+    with pytest.raises(BadValue, match="k is 5; allowed: at most the number of experts, 4"):
+        gates(select={"kind": kind, "k": 5})
+
+
+def test_a_selection_that_is_not_there() -> None:
+    with pytest.raises(UnknownName, match=r"gate: no selection 'topk' \(did you mean 'top_k'"):
+        gates(select="topk")
