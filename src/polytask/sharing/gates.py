@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveInt, SerializeAsAny
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,14 +22,25 @@ from polytask.sharing.tape import note_gate
 Reads = Literal["input", "task", "embedding", "input_and_embedding"]
 
 
-def _selection(value: Any) -> Any:
-    """`top_k` is short for `{kind: top_k}`."""
-    if isinstance(value, Selection):
-        return value
-    kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-    if kind not in SELECTIONS:
-        raise UnknownName("selection", str(kind), SELECTIONS, "gate")
-    return validated(SELECTIONS[kind], {} if isinstance(value, str) else value, "gate.select")
+@dataclass(frozen=True)
+class _Selected:
+    """Turns `top_k` or `{kind: top_k, k: 2}` into the selection of that name."""
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, Selection):
+            return value
+        kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+        if kind not in SELECTIONS:
+            raise UnknownName("selection", str(kind), SELECTIONS, "gate")
+        return validated(SELECTIONS[kind], {} if isinstance(value, str) else value, "gate.select")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.__call__).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """For editors: a name, or any of the selections' options."""
+        options = [handler(select.__pydantic_core_schema__) for select in SELECTIONS.values()]
+        return {"anyOf": [{"enum": list(SELECTIONS)}, *options]}
 
 
 class GateOptions(Strict):
@@ -37,17 +51,26 @@ class GateOptions(Strict):
     embedding: width of the tasks' embeddings, where they are read.
     """
 
-    select: Annotated[SerializeAsAny[Selection], BeforeValidator(_selection)] = Softmax()
+    select: Annotated[SerializeAsAny[Selection], _Selected()] = Softmax()
     reads: Reads = "input"
     embedding: PositiveInt = 16
 
 
-def gate_options(value: Any) -> Any:
+@dataclass(frozen=True)
+class _Gate:
     """`dselect_k` is short for `{select: dselect_k}`."""
-    return {"select": value} if isinstance(value, str) else value
+
+    def __call__(self, value: Any) -> Any:
+        return {"select": value} if isinstance(value, str) else value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.__call__).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": list(SELECTIONS)}, handler(schema)]}
 
 
-GateChoice = Annotated[GateOptions, BeforeValidator(gate_options)]
+GateChoice = Annotated[GateOptions, _Gate()]
 
 
 class Gates(nn.Module):
