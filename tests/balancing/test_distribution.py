@@ -14,7 +14,7 @@ from polytask.core.errors import NotFinite
 
 TASKS = ["a", "b", "c"]
 RULES = ["equal", "uncertainty", "pcgrad", "upgrad"]
-ENGINES = ["representation", "interval"]
+ENGINES = ["layerwise", "auto", "representation", "interval"]
 ROWS = 12
 # step -> task -> the rows that have a label: everywhere, task b on the first process only, nothing on the second at all
 LABELS = [

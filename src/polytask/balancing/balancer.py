@@ -23,6 +23,8 @@ ENGINES = Catalogue(
     "engine",
     {
         "exact": "polytask.balancing.exact:ExactEngine",
+        "layerwise": "polytask.balancing.layerwise:LayerwiseEngine",
+        "auto": "polytask.balancing.layerwise:AutoEngine",
         "representation": "polytask.balancing.representation:RepresentationEngine",
         "interval": "polytask.balancing.interval:IntervalEngine",
     },
@@ -42,8 +44,8 @@ class Balancer:
     Args:
         rule: a registered rule's name, or its spec.
         tasks: every task that may be present, in order; by default those of the first call.
-        engine: how per-task gradients are obtained: "exact", "representation" or "interval", or with its options
-            {"kind": "interval", "every": 10}.
+        engine: how per-task gradients are obtained: "exact", "layerwise", "auto", "representation" or "interval", or
+            with its options {"kind": "interval", "every": 10}.
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
             not another learning rate.

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from polytask.balancing import distribution
 from polytask.balancing.accumulation import as_sparse, infinite, own, own_gradients, usable_graph
 from polytask.balancing.engine import Combined, Engine, Step, summed_gram
 from polytask.balancing.graph import reached
 from polytask.balancing.group_rules import GroupRules
+from polytask.balancing.layer_gradients import LayerGradients
 from polytask.balancing.partition import Partition, partition, refuse_outside
 from polytask.core.task_vectors import TaskVectors
 
@@ -58,14 +61,26 @@ class ExactEngine(Engine):
         return Combined(grads, weights, dict.fromkeys(groups, "exact"), part.shared, total, overflow)
 
     def gradients(
-        self, losses: Mapping[str, Tensor], tasks: Sequence[str], part: Partition, *, step: int = 0
+        self,
+        losses: Mapping[str, Tensor],
+        tasks: Sequence[str],
+        part: Partition,
+        *,
+        step: int = 0,
+        layers: Sequence[LayerGradients] = (),
     ) -> TaskGradients:
         """Of this process; nothing is written into .grad.
 
         Each task's backward pass visits only what that task reaches, so each head is traversed once. Peak memory: T
-        copies of the shared gradients.
+        copies of the shared gradients. Those of `layers` are not formed: the layers are given the gradients of their
+        outputs.
         """
-        stacks = {name: self._buffer(name, part.parameters[name], len(tasks)) for name in part.shared}
+        inside = {name for layer in layers for name in layer.layer.names}
+        stacks = {
+            name: self.buffer(name, (len(tasks), *part.parameters[name].shape), part.parameters[name])
+            for name in part.shared
+            if name not in inside
+        }
         private: dict[str, Tensor] = {}
         touched: dict[str, list[Tensor] | None] = {}  # None once a task's gradient was dense
         last = next((task for task in reversed(tasks) if task in losses), None)
@@ -73,7 +88,10 @@ class ExactEngine(Engine):
             found: dict[str, Tensor] = {}
             if task in losses:
                 with usable_graph(f"task {task!r}", step):
-                    found = _gradients(losses[task], part, row, keep_graph=task != last)
+                    bit = 1 << list(losses).index(task)
+                    found = _gradients(losses[task], part, row, layers, bit, keep_graph=task != last)
+            for layer in layers:
+                layer.write(row, [found.pop(_edge(layer, i), None) for i in range(len(layer.layer.uses))])
             for name, stack in stacks.items():
                 _write(stack[row], found.get(name))
                 if name in found:
@@ -85,24 +103,40 @@ class ExactEngine(Engine):
         rows = {name: torch.cat(found).unique() for name, found in sparse.items() if found is not None}
         return TaskGradients(TaskVectors(tasks, stacks), private, rows)
 
-    def _buffer(self, name: str, parameter: Tensor, tasks: int) -> Tensor:
-        shape = (tasks, *parameter.shape)
+    def buffer(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory that is kept from step to step under a name, as long as shape, type and device stay."""
         kept = self._buffers.get(name)
-        if kept is None or kept.shape != shape or kept.dtype != parameter.dtype or kept.device != parameter.device:
-            kept = self._buffers[name] = torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
+        if kept is None or kept.shape != tuple(shape) or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._buffers[name] = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
         return kept
 
 
-def _gradients(loss: Tensor, part: Partition, row: int, *, keep_graph: bool) -> dict[str, Tensor]:
-    """Name -> gradient of what the task of this row reaches."""
+def _gradients(
+    loss: Tensor, part: Partition, row: int, layers: Sequence[LayerGradients], bit: int, *, keep_graph: bool
+) -> dict[str, Tensor]:
+    """Name -> gradient of what the task of this row reaches; of layers, that of the output of each use."""
+    inside = {name for layer in layers for name in layer.layer.names}
     reaches = part.reaches[:, row].tolist()
-    reached = {name: tensor for (name, tensor), used in zip(part.parameters.items(), reaches, strict=True) if used}
-    return differentiated(loss, reached, keep_graph=keep_graph)
+    wanted: dict[str, Tensor | GradientEdge] = {
+        name: tensor
+        for (name, tensor), used in zip(part.parameters.items(), reaches, strict=True)
+        if used and name not in inside
+    }
+    for layer in layers:
+        for number, use in enumerate(layer.layer.uses):
+            if use.mask & bit:
+                wanted[_edge(layer, number)] = GradientEdge(use.node, 0)
+    return differentiated(loss, wanted, keep_graph=keep_graph)
+
+
+def _edge(layer: LayerGradients, number: int) -> str:
+    """What the gradient of a use's output is called; no parameter's name has a blank."""
+    return f"{layer.layer.weight} {number}"
 
 
 def differentiated(
     outputs: Tensor | Sequence[Tensor],
-    wanted: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor | GradientEdge],
     *,
     cotangents: Sequence[Tensor] | None = None,
     keep_graph: bool = False,
@@ -110,7 +144,8 @@ def differentiated(
     """name -> the gradient of the sum of the outputs, each times its cotangent; autograd may hold the tensors too."""
     if not wanted:
         return {}
-    grads = torch.autograd.grad(outputs, [*wanted.values()], cotangents, retain_graph=keep_graph, allow_unused=True)
+    inputs: Any = [*wanted.values()]  # torch's own annotation knows no list of both
+    grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep_graph, allow_unused=True)
     return {name: grad for name, grad in zip(wanted, grads, strict=True) if grad is not None}
 
 

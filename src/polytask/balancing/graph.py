@@ -1,6 +1,7 @@
 """Which losses reach which parameters: one walk of the autograd graph."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,16 +10,41 @@ from torch.autograd.graph import get_gradient_edge
 from polytask.core.errors import MissingInput
 
 
-def reached(losses: Mapping[str, Tensor]) -> dict[Tensor, int]:
-    """Leaf tensor -> bitmask of the losses that depend on it (bit i: the i-th loss), in a fixed order of the graph."""
-    return reached_before(losses, ())[0]
+@dataclass(frozen=True)
+class Walk:
+    """What one walk of the graph finds.
 
-
-def reached_before(losses: Mapping[str, Tensor], stops: Sequence[Tensor]) -> tuple[dict[Tensor, int], list[int]]:
-    """(leaf -> bitmask, as `reached`, over paths that do not pass a stop; bitmask of the losses that reach each stop).
-
-    The graph is walked once from all losses together; the bits are then passed on from each node to what it depends on.
+    Attributes:
+        masks: node -> bitmask of the losses that depend on it (bit i: the i-th loss), in a fixed order of the graph,
+            over paths that do not pass a stop.
+        at_stops: bitmask of the losses that reach each stop.
     """
+
+    masks: dict[Any, int]
+    at_stops: list[int]
+
+    @property
+    def leaves(self) -> dict[Tensor, int]:
+        """Leaf tensor -> bitmask."""
+        return {node.variable: mask for node, mask in self.masks.items() if hasattr(node, "variable")}
+
+    def users(self) -> dict[Any, list[tuple[Any, int]]]:
+        """Node -> (the nodes that use what it stands for, in which of their arguments)."""
+        found: dict[Any, list[tuple[Any, int]]] = {}
+        for node in self.masks:
+            for position, (used, _) in enumerate(node.next_functions):
+                if used is not None:
+                    found.setdefault(used, []).append((node, position))
+        return found
+
+
+def reached(losses: Mapping[str, Tensor]) -> dict[Tensor, int]:
+    """Leaf tensor -> bitmask of the losses that depend on it."""
+    return walked(losses).leaves
+
+
+def walked(losses: Mapping[str, Tensor], stops: Sequence[Tensor] = ()) -> Walk:
+    """The graph is walked once from all losses together; the bits are then passed on from each node to what it uses."""
     roots: dict[Any, int] = {}
     for bit, (task, loss) in enumerate(losses.items()):
         if not loss.requires_grad:
@@ -35,8 +61,7 @@ def reached_before(losses: Mapping[str, Tensor], stops: Sequence[Tensor]) -> tup
                 at_stops[edge] |= mask
             elif edge[0] is not None:
                 masks[edge[0]] = masks.get(edge[0], 0) | mask
-    leaves = {node.variable: mask for node, mask in masks.items() if hasattr(node, "variable")}
-    return leaves, list(at_stops.values())
+    return Walk(masks, list(at_stops.values()))
 
 
 def _postorder(roots: list[Any], stops: Collection[Any]) -> list[Any]:

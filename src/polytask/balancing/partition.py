@@ -37,13 +37,19 @@ class Partition:
 
 
 def partition(
-    losses: Mapping[str, Tensor], tasks: Sequence[str], named: Mapping[str, Tensor], shared: Sequence[str] | None
+    losses: Mapping[str, Tensor],
+    tasks: Sequence[str],
+    named: Mapping[str, Tensor],
+    shared: Sequence[str] | None,
+    masks: Mapping[Tensor, int] | None = None,
 ) -> Partition:
     """Sorts the parameters by who reaches them; leaves outside the model are taken in too, named leaf.0, leaf.1, ...
 
     With a single task everything that it reaches counts as shared: the rule then sees one task and its own gradient.
+    `masks` is what `graph.reached` says of the losses, where that is known.
     """
-    masks = reached(losses) if losses else {}
+    if masks is None:
+        masks = reached(losses) if losses else {}
     parameters = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     others = outside(masks, parameters)
     if distribution.active():

@@ -15,7 +15,7 @@ from polytask.balancing import distribution
 from polytask.balancing.accumulation import as_sparse, infinite, usable_graph
 from polytask.balancing.engine import Combined, Engine, Step, infinite_parameters
 from polytask.balancing.exact import ExactEngine, dense, summed_gradients
-from polytask.balancing.graph import reached_before
+from polytask.balancing.graph import walked
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.partition import Partition, outside, reached_table, refuse_outside
 from polytask.core.errors import BadValue, Inconsistent, MissingInput
@@ -88,14 +88,15 @@ def _cut(step: Step) -> Cut:
     for name, tensor in tensors.items():
         if not tensor.requires_grad:
             raise MissingInput(f"{name} depends on no parameter that is trained: there is nothing to balance")
-    heads, at_pieces = reached_before(step.losses, list(tensors.values()))
+    above = walked(step.losses, list(tensors.values()))
+    heads, at_pieces = above.leaves, above.at_stops
     trunk: dict[Tensor, int] = {}
     for name, tensor in tensors.items():
         others = [other for other in tensors.values() if other is not tensor]
-        leaves, met = reached_before({name: tensor}, others)
-        if any(met) or len(at_pieces) != len(tensors):
+        below = walked({name: tensor}, others)
+        if any(below.at_stops) or len(at_pieces) != len(tensors):
             raise Inconsistent(f"{name} depends on another part of the representation, or is given twice")
-        trunk |= dict.fromkeys(leaves, 0)
+        trunk |= dict.fromkeys(below.leaves, 0)
     for bit, task in enumerate(step.losses):
         if not any(mask >> bit & 1 for mask in at_pieces):
             raise MissingInput(

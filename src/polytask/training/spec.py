@@ -16,7 +16,7 @@ def _kind(value: Any) -> Any:
 class EngineChoice(Strict):
     """How a rule on gradients gets to see them: see docs/loop.md. `every` is of `interval`; null is its default."""
 
-    kind: Literal["exact", "representation", "interval"] = "exact"
+    kind: Literal["exact", "layerwise", "auto", "representation", "interval"] = "exact"
     every: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
