@@ -43,7 +43,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    assert shipped_names() == sorted([*TABLES, "multidigits", "texts"])
+    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "qm9", "texts"])
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -89,6 +89,49 @@ def test_no_label_of_a_task_is_a_feature_of_the_other(data_dir: Path) -> None:
     columns = job.data.sources["data"].preprocessor.columns
     assert not {"income", "marital_status", "instance_weight", "split"} & set(columns)
     assert len(columns) == 39
+
+
+def test_celeba_reads_the_layout_of_its_files(tmp_path: Path) -> None:
+    """Generated stand-ins: photographs of noise beside the two tables, as they are after the recipe's conversion."""
+    from PIL import Image
+
+    attributes = [label for task in read_recipe("celeba").recipe.task_list for label in task.label_columns]
+    names = [f"{number:06}.jpg" for number in range(1, 41)]
+    draw = np.random.default_rng(0)
+    (tmp_path / "celeba/img_align_celeba").mkdir(parents=True)
+    for name in names:
+        pixels = draw.integers(0, 256, (218, 178, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "celeba/img_align_celeba" / name)
+    labels = {
+        attribute: [1 if (row + place) % 2 else -1 for row in range(40)] for place, attribute in enumerate(attributes)
+    }
+    polars.DataFrame({"image_id": names, **labels}).write_csv(tmp_path / "celeba/list_attr_celeba.csv")
+    partition = {"image_id": names[::-1], "partition": [2] * 8 + [1] * 8 + [0] * 24}  # in another order
+    polars.DataFrame(partition).write_csv(tmp_path / "celeba/list_eval_partition.csv")
+    model = trained("celeba", tmp_path, tmp_path, **{"train.batch_size": 8, "model.encoder.channels": [4, 4, 4, 4]})
+    assert len(attributes) == 40
+    image = {"image_id": [str(tmp_path / "celeba/img_align_celeba" / name) for name in names[:3]]}
+    assert_probabilities(model.predict(image), attributes, 3)
+
+
+def test_qm9_reads_the_layout_of_its_file(tmp_path: Path) -> None:
+    """A generated stand-in with the columns of MoleculeNet's file: chains of carbon with an oxygen or nitrogen."""
+    molecules = [f"{'C' * length}{end}" for length in range(1, 21) for end in ("", "O", "N", "=O")]
+    numbers = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "u0", "u298", "h298", "g298", "cv"]
+    numbers += ["u0_atom", "u298_atom", "h298_atom", "g298_atom"]
+    draw = np.random.default_rng(0)
+    frame = polars.DataFrame(
+        {"mol_id": [f"gdb_{row}" for row in range(80)], "smiles": molecules}
+        | {name: draw.normal(size=80) for name in numbers}
+    )
+    (tmp_path / "molecules").mkdir()
+    frame.write_csv(tmp_path / "molecules/qm9.csv")
+    model = trained("qm9", tmp_path, tmp_path)
+    predicted = model.predict({"smiles": ["CCO", "CCCN"]})
+    tasks = [task.name for task in read_recipe("qm9").recipe.task_list]
+    assert len(tasks) == 11
+    assert predicted.columns == tasks
+    assert np.isfinite(predicted.to_numpy()).all()
 
 
 @pytest.mark.slow

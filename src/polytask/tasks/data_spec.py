@@ -98,6 +98,7 @@ class SourceSpec(_Strict):
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with
     the paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled
     data. None of these: rows handed over from Python under the source's name.
+    join: more columns of a table's rows, {another table: the column that both have}.
     features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
     rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has
     one class in training. stream: null streams tables above 2 GB on disk, true or {buffer_rows: N} always, false never.
@@ -107,6 +108,7 @@ class SourceSpec(_Strict):
     arrays: str | None = None
     images: str | None = None
     root: str | None = None
+    join: dict[str, str] = Field(default_factory=dict)
     builtin: Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": SOURCES.names()})] | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
@@ -133,6 +135,8 @@ class SourceSpec(_Strict):
             )
         if self.root is not None and self.images is None:
             raise ValueError("root goes with images")
+        if self.join and self.origin not in ("table", "images"):
+            raise ValueError("join goes with table or images")
         if self.builtin is not None and (self.split or self.stream or isinstance(self.rows, int)):
             raise ValueError("builtin data has its own split, and takes rows as {train: n, valid: n, test: n}")
         return self

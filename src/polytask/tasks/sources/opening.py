@@ -47,9 +47,13 @@ def open_rows(
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:
         return rows_from_npz(path)
+    from polytask.tasks.sources.join import joined
     from polytask.tasks.sources.table import open_table
 
-    return open_table(path)
+    rows = open_table(path)
+    for other, column in spec.join.items():
+        rows = joined(rows, open_table(resolve(other, data_dir, beside)), column)
+    return rows
 
 
 def image_root(spec: SourceSpec, data_dir: Path | None, beside: Path | None) -> Path | None:

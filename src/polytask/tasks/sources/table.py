@@ -27,22 +27,22 @@ class TableRows:
     counts: list[int]  # rows of each file
     assignment: np.ndarray | None = None
     bytes: int = 0
-    _frame: pl.LazyFrame = field(repr=False, default_factory=pl.LazyFrame)
+    frame: pl.LazyFrame = field(repr=False, default_factory=pl.LazyFrame)
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def read(self, columns: list[str]) -> pl.DataFrame:
-        return self._collect(self._frame.select(columns))
+        return self._collect(self.frame.select(columns))
 
     def slice(self, start: int, rows: int, columns: list[str]) -> pl.DataFrame:
         """Row groups outside of the slice are not read."""
-        return self._collect(self._frame.select(columns).slice(start, rows))
+        return self._collect(self.frame.select(columns).slice(start, rows))
 
     def blocks(self, rows: int, columns: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """All rows in order, so many at a time: one pass over the files."""
         start = 0
-        lazy = self._frame.select(columns)
+        lazy = self.frame.select(columns)
         try:
             for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
                 yield start, frame
@@ -84,7 +84,7 @@ def open_table(path: Path) -> TableRows:
         raise csv_fault(files) or _unreadable(where, error) from error
     if not sum(counts):
         raise DataError(f"{where}: the table has no row (columns: {', '.join(schema)})")
-    return TableRows(files, where, schema, counts, bytes=sum(file.stat().st_size for file in files), _frame=lazy)
+    return TableRows(files, where, schema, counts, bytes=sum(file.stat().st_size for file in files), frame=lazy)
 
 
 def read_table(path: Path, text_columns: list[str] | None = None) -> pl.DataFrame:
