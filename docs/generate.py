@@ -3,6 +3,7 @@
 `python docs/generate.py` (or `make docs`) rewrites them; a test checks that they are current.
 """
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from polytask.core.constraints import Parameter
 from polytask.core.names import RULES
 from polytask.core.rules import CLAIMS, NEEDS, RuleSpec, find
 from polytask.evaluation.formatting import listed
-from polytask.sharing.names import ENCODERS, SHARING
+from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 from polytask.tasks.kinds import KINDS
 from polytask.tasks.losses import LOSSES
 from polytask.tasks.metrics import METRICS
@@ -39,6 +40,7 @@ def inside() -> str:
     """What there is to choose from, for the README."""
     rows = [
         ["rules that balance tasks", f"{some(list(RULES))} ([all, and what they promise](docs/rules.md))"],
+        ["attachments", f"{code(ATTACHMENTS.names())} ([docs](docs/attachments.md))"],
         ["sharing architectures", f"{code(SHARING.names())} ([docs](docs/sharing.md))"],
         ["encoders", f"{code(ENCODERS.names())}, or a factory from Python"],
         ["kinds of tasks", f"{code(KINDS.names())} ([docs](docs/tasks.md))"],
@@ -69,6 +71,23 @@ def claims() -> str:
 
 def needs() -> str:
     return table(["in `needs`", "what the function gets"], [[f"`{name}`", meaning] for name, meaning in NEEDS.items()])
+
+
+def attachments() -> str:
+    """A row an attachment."""
+    found = [(name, ATTACHMENTS.find(name)) for name in ATTACHMENTS.names()]
+    rows = [
+        [
+            f"`{name}`",
+            _first_line(inspect.getmodule(each)).partition(": ")[2].rstrip("."),
+            "yes" if each.transforms else "no",
+            {(False, False): "none", (True, False): "of the loss", (True, True): "its own only"}[
+                each.has_term, each.trains_itself
+            ],
+        ]
+        for name, each in found
+    ]
+    return table(["attachment", "what it does", "part of the model", "term"], rows)
 
 
 def kinds() -> str:
@@ -111,7 +130,7 @@ def _first_line(function: object) -> str:
     return " ".join((function.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
 
 
-PARTS = {part.__name__: part for part in (inside, rules, claims, needs, kinds, losses, lower)}
+PARTS = {part.__name__: part for part in (inside, rules, claims, needs, attachments, kinds, losses, lower)}
 
 
 def rewritten(page: Path) -> str:

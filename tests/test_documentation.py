@@ -163,12 +163,14 @@ def model_of(name: str) -> type[BaseModel]:
 
 
 def recipe_models() -> list[type[BaseModel]]:
-    """The recipe's model, those in its fields, and the options of every encoder and sharing architecture."""
+    """The recipe's model, those in its fields, and the options of what the tables of names hold."""
     from polytask.recipes.schema import Recipe
-    from polytask.sharing.names import ENCODERS, SHARING
+    from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
     from polytask.tasks.task import Task
 
-    options = [catalogue.find(name).Options for catalogue in (ENCODERS, SHARING) for name in catalogue.names()]
+    options = [
+        catalogue.find(name).Options for catalogue in (ENCODERS, SHARING, ATTACHMENTS) for name in catalogue.names()
+    ]
     found: dict[type[BaseModel], None] = {}
     waiting: list[Any] = [Recipe, Task, *options]
     while waiting:
@@ -180,5 +182,5 @@ def recipe_models() -> list[type[BaseModel]]:
             waiting += [field.annotation for field in annotation.model_fields.values()]
         elif isinstance(annotation, types.UnionType) or hasattr(annotation, "__args__"):
             waiting += list(annotation.__args__)
-    abstract = ("SharingOptions", "EncoderOptions")
+    abstract = ("SharingOptions", "EncoderOptions", "AttachmentOptions")
     return [model for model in found if model.__name__ not in abstract]

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from polytask.core.errors import PolytaskError
     from polytask.evaluation.trained import load
     from polytask.recipes.run import compare, train
+    from polytask.sharing.attachments.contract import attachment
 
-__all__ = ["PolytaskError", "__version__", "balancer", "compare", "load", "testing", "train"]
+__all__ = ["PolytaskError", "__version__", "attachment", "balancer", "compare", "load", "testing", "train"]
 
 # name -> "module" or "module:attribute"
 _LOADED_ON_USE = {
     "PolytaskError": "polytask.core.errors:PolytaskError",
+    "attachment": "polytask.sharing.attachments.contract:attachment",
     "balancer": "polytask.balancing:balancer",
     "compare": "polytask.recipes.run:compare",
     "load": "polytask.evaluation.trained:load",

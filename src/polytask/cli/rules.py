@@ -14,18 +14,23 @@ def rules(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One rule, in full.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the rules that balance tasks; NAME shows one with its source, parameters and promises."""
+    """List the rules that balance tasks, and attachments; NAME shows one with its source, parameters and promises."""
+    from polytask.cli import attachments
     from polytask.cli.showing import show_json
     from polytask.core.catalogue import load_entry_points
     from polytask.core.rules import find, rule_names
 
     load_entry_points()
-    specs = [find(rule) for rule in (rule_names() if name is None else [name])]
+    attached = [each for each in attachments.ATTACHMENTS.names() if name in (None, each)]
+    specs = [find(rule) for rule in (rule_names() if name is None else [] if attached else [name])]
     if as_json:
-        described = [_described(spec) for spec in specs]
+        described = [_described(spec) for spec in specs] + [attachments.described(each) for each in attached]
         show_json(described if name is None else described[0])
     elif name is None:
-        _list(specs)
+        _list(specs, attachments.listed())
+    elif attached:
+        heading, fields = documented(attachments.documentation(attachments.ATTACHMENTS.find(name)))
+        _print_one(name, heading, fields + attachments.fields(name))
     else:
         _show(specs[0])
 
@@ -33,6 +38,7 @@ def rules(
 def _described(spec: Any) -> dict[str, Any]:
     return {
         "name": spec.name,
+        "form": "combine",
         "summary": spec.summary,
         "source": spec.source,
         "needs": list(spec.needs),
@@ -59,7 +65,7 @@ def _calls(spec: Any) -> list[str]:
     return calls
 
 
-def _list(specs: list[Any]) -> None:
+def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
     from polytask.cli.showing import console
 
     rows = []
@@ -69,14 +75,18 @@ def _list(specs: list[Any]) -> None:
         rows.append((spec.name, f"{about}\nneeds {' and '.join(spec.needs)}{parameters}; {spec.source}"))
     screen = console()
     screen.print(_grid(rows))
-    screen.print("\nOne in full: polytask rules NAME. In a recipe: train: {rule: NAME}.", soft_wrap=True)
+    screen.print("\nAttachments, at the representation that tasks share, beside any rule:\n", soft_wrap=True)
+    screen.print(_grid(attached))
+    text = "One in full: polytask rules NAME. In a recipe: train: {rule: NAME, attachments: [NAME]}."
+    screen.print(f"\n{text}", soft_wrap=True, markup=False)
 
 
 def _show(spec: Any) -> None:
-    from polytask.cli.showing import console
     from polytask.core.rules import CLAIMS, NEEDS
 
-    heading, fields = _documented(spec)
+    heading, fields = documented(_documentation(spec))
+    if not any(name == "Source" for name, _ in fields):
+        fields = [("Source", spec.source), *fields]
     shape = "weights of a weighted sum" if spec.returns == "weights" else "the combined vector"
     about = [f"{name}: {about.constraint}; default {about.default!r}" for name, about in spec.parameters.items()]
     claims = [f"{claim}: {CLAIMS[claim]}" for claim in CLAIMS if claim in spec.claims]
@@ -89,8 +99,14 @@ def _show(spec: Any) -> None:
         ("In a loop", "\n".join([f"balancer = polytask.balancer({spec.name!r})", *_calls(spec)])),
         ("In a recipe", f"train: {{rule: {spec.name}}}"),
     ]
+    _print_one(spec.name, heading, rows)
+
+
+def _print_one(name: str, heading: str, rows: list[tuple[str, str]]) -> None:
+    from polytask.cli.showing import console
+
     screen = console()
-    screen.print(f"{spec.name}\n", style="bold", markup=False)
+    screen.print(f"{name}\n", style="bold", markup=False)
     screen.print(heading + "\n", markup=False)
     screen.print(_grid(rows))
 
@@ -103,11 +119,15 @@ _SCALES = {
 }
 
 
-def _documented(spec: Any) -> tuple[str, list[tuple[str, str]]]:
-    """The docstring of the rule's file: its running text, and its fields (Source, Departures, Cost), unwrapped."""
+def _documentation(spec: Any) -> str:
+    """The docstring of the rule's file."""
     import inspect
 
-    text = inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or ""
+    return inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or ""
+
+
+def documented(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """A docstring's running text, and its fields (Source, Departures, Cost), unwrapped."""
     heading: list[str] = []
     fields: list[tuple[str, str]] = []
     for line in text.splitlines():
@@ -119,8 +139,7 @@ def _documented(spec: Any) -> tuple[str, list[tuple[str, str]]]:
         else:
             heading.append(line)
     paragraphs = [" ".join(part.split()) for part in "\n".join(heading).strip().split("\n\n")]
-    declared = [] if any(name == "Source" for name, _ in fields) else [("Source", spec.source)]
-    return "\n\n".join(paragraphs), declared + fields
+    return "\n\n".join(paragraphs), fields
 
 
 def _grid(rows: list[tuple[str, str]]) -> Any:

@@ -34,6 +34,9 @@ RULES: dict[str, str] = {
     "graddrop": "polytask.balancing.graddrop:graddrop",
     "trimmed_mean": "polytask.balancing.trimmed_mean:trimmed_mean",
     "and_mask": "polytask.balancing.and_mask:and_mask",
+    "rotograd_scaling": "polytask.balancing.rotograd_scaling:rotograd_scaling",
+    "gradient_normalization": "polytask.balancing.gradient_normalization:gradient_normalization",
+    "svd_reweighting": "polytask.balancing.svd_reweighting:svd_reweighting",
 }
 
 TRANSFORMS: dict[str, str] = {}

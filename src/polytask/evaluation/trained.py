@@ -11,7 +11,7 @@ from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import validated
-from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+from polytask.sharing import AttachedSpec, ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import read_inputs
 from polytask.tasks.examples import Batch, Ragged
 from polytask.tasks.features.feature import Place
@@ -164,6 +164,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
     outputs = config["outputs"]
     try:
         spec = validated(ModelSpec, config["model"], "config.json: model")
+        attached = validated(AttachedSpec, {"attachments": config["attachments"]}, "config.json")
     except UnknownName as error:
         raise CheckpointError(f"{path}: {error}; --load FILE.py imports the file that adds it") from None
     model = build_model(
@@ -173,6 +174,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
         config["heads"],
         seed=0,
         encoder=encoder,
+        attachments=attached.attachments,
     )
     try:
         model.load_state_dict(checkpoint.tensors())

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from polytask.core.catalogue import Catalogue
 from polytask.core.rules import find, rule_names
 from polytask.recipes.schema import Recipe
-from polytask.sharing.names import ENCODERS, SHARING
+from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 from polytask.tasks.kinds import KINDS
 from polytask.tasks.task import Task
 from polytask.training.spec import RunSpec
@@ -45,6 +45,7 @@ def recipe_schema() -> dict[str, Any]:
     stage = definitions["StageSpec"]["properties"]
     stage["rule"] = {"anyOf": [{"enum": rule_names()}, {"$ref": "#/$defs/RuleChoice"}]}
     definitions["CompareSpec"]["properties"]["rules"]["items"] = stage["rule"]
+    stage["attachments"] = {"type": "array", "items": {"anyOf": _variants(ATTACHMENTS, definitions)}, "default": []}
     definitions["RuleChoice"] |= _rule(definitions["RuleChoice"])
     for field, name in (("optimizer", "OptimizerSpec"), ("schedule", "ScheduleSpec"), ("mixture", "MixtureSpec")):
         kinds = definitions[name]["properties"]["kind"]["enum"]

@@ -7,7 +7,14 @@ import importlib
 from typing import Any
 
 from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
-from polytask.sharing.spec import AttachmentOptions, Attachments, EncoderOptions, ModelSpec, SharingOptions
+from polytask.sharing.spec import (
+    AttachedSpec,
+    AttachmentOptions,
+    Attachments,
+    EncoderOptions,
+    ModelSpec,
+    SharingOptions,
+)
 
 _LAZY = {  # these import torch, which reading a recipe does not need
     "Attachment": "polytask.sharing.attachments.contract",
@@ -21,6 +28,7 @@ __all__ = [
     "ATTACHMENTS",
     "ENCODERS",
     "SHARING",
+    "AttachedSpec",
     "Attachment",
     "AttachmentOptions",
     "Attachments",

@@ -36,7 +36,8 @@ def initialise_from(model: nn.Module, directory: str | Path) -> Start:
 def initialise(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> Start:
     """Copies tensors into the model, by name.
 
-    Parts of a task that only one side has are left alone and reported; anything else that does not match is an error.
+    Parts of a task that only one side has are left alone and reported, and so are the model's attachments that the
+    checkpoint has nothing of; anything else that does not match is an error.
 
     Raises:
         CheckpointError: a tensor of another shape, one that is missing, one that the model has no place for.
@@ -45,8 +46,11 @@ def initialise(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> S
     places = [f"{name}." for name, module in model.named_modules() if isinstance(module, TaskModules)]
     fresh = [name for name in own if name not in tensors]
     unused = [name for name in tensors if name not in own]
-    for kind, names, others in (("lacks", fresh, tensors), ("holds, and the model lacks,", unused, own)):
-        wrong = [name for name in names if not _of_absent_task(name, places, others)]
+    for kind, names, others, inside in (
+        ("lacks", fresh, tensors, [*places, "attachments."]),
+        ("holds, and the model lacks,", unused, own, places),
+    ):
+        wrong = [name for name in names if not _of_absent_task(name, inside, others)]
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise CheckpointError(
@@ -64,7 +68,7 @@ def initialise(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> S
 
 
 def _of_absent_task(name: str, places: list[str], others: Mapping[str, Tensor]) -> bool:
-    """True if `name` belongs to a task of which the other side has nothing in that place."""
+    """True if `name` belongs to a task (or attachment) of which the other side has nothing in that place."""
     for place in places:
         if name.startswith(place):
             task = place + name.removeprefix(place).split(".")[0] + "."

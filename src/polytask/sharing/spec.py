@@ -82,6 +82,12 @@ class _Attached:
 Attachments = Annotated[tuple[SerializeAsAny[AttachmentOptions], ...], _Attached()]
 
 
+class AttachedSpec(Strict):
+    """Attachments by themselves, as a checkpoint holds those of its model."""
+
+    attachments: Attachments = ()
+
+
 class ModelSpec(Strict):
     """What a model is made of.
 

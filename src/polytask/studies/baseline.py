@@ -54,6 +54,7 @@ def _share(job: Job, stage: StageSpec, task: str) -> _Share:
     changes = {
         "tasks": None,
         "rule": RuleChoice(kind="equal"),
+        "attachments": (),  # they compare tasks
         "epochs": None,
         "steps": of_steps(stage.steps or (stage.epochs or 1) * mixture.steps_per_epoch),
         "batch_size": mixture.piece_sizes[own],

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from polytask.balancing import Balancer, balancer
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
 from polytask.training.spec import RunSpec, StageSpec
@@ -48,6 +48,7 @@ class Job:
             stage_balancer(
                 stage, self.targets_of(stage), 0
             )  # an option that a rule refuses is found before a run starts
+        _ = self.attachments
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -56,6 +57,19 @@ class Job:
     def targets_of(self, stage: StageSpec) -> dict[str, Target]:
         """Those that a stage trains."""
         return {task: target for task, target in self.targets.items() if stage.tasks is None or task in stage.tasks}
+
+    @property
+    def attachments(self) -> list[AttachmentOptions]:
+        """Those that belong to the model, of all stages; Inconsistent where two stages differ."""
+        found: dict[str, AttachmentOptions] = {}
+        for stage in self.stages:
+            for each in stage.attachments:
+                if ATTACHMENTS.find(each.kind).transforms and found.setdefault(each.kind, each) != each:
+                    raise Inconsistent(
+                        f"stage {stage.name!r}: attachment {each.kind!r} is part of the model, and an earlier stage "
+                        f"gives it other options: {found[each.kind]} there and {each} here"
+                    )
+        return list(found.values())
 
     @property
     def schema(self) -> InputSchema:
@@ -75,7 +89,15 @@ class Job:
         targets = self.targets
         outputs = {task: target.outputs for task, target in targets.items()}
         heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
-        return build_model(self.model, self.schema, outputs, heads, seed=self.run.seed, encoder=self.encoder)
+        return build_model(
+            self.model,
+            self.schema,
+            outputs,
+            heads,
+            seed=self.run.seed,
+            encoder=self.encoder,
+            attachments=self.attachments,
+        )
 
     def config(self, model: MultiTaskModel) -> dict[str, Any]:
         """config.json: enough to build the model again; `encoder: null` says that it came from a Python factory."""
@@ -85,6 +107,7 @@ class Job:
             "version": 1,
             "model": {**spec.model_dump(mode="json"), "init_from": None},
             "python_encoder": self.encoder is not None,
+            "attachments": [each.model_dump(mode="json") for each in self.attachments],
             "schema": self.schema.to_json(),
             "outputs": {task: target.outputs for task, target in targets.items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},

@@ -161,6 +161,8 @@ class _Session:
             if report.cosines is not None:
                 table = [[None if value != value else value for value in row] for row in report.cosines.tolist()]
                 values["cosines"] = {"tasks": report.tasks, "values": table}
+            if stage.attached.values:
+                values["terms"] = dict(stage.attached.values)
         self._event("step", **values, learning_rate=rate, of=stage.steps)
 
     def _not_finite(self, stage: Stage, error: NotFinite) -> NotFinite:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from polytask.core.validation import Strict
+from polytask.sharing.spec import Attachments
 from polytask.tasks.mixture import MixtureSpec
 
 
@@ -94,6 +95,8 @@ class StageSpec(Strict):
         tasks: those trained in this stage; null is all.
         trainable: parameters that change, by the beginning of their name (`heads`, `sharing.encoder`); null is all.
         rule, optimizer, schedule, mixture: see their own options.
+        attachments: what is added at the shared representation. One that the model computes with belongs to it from
+            the run's first stage on; a stage that does not name it leaves it as it is.
         epochs, steps: the length; one of the two, or neither for one epoch.
         batch_size: rows a step, over all processes.
         clip: largest norm of the gradient; null leaves it.
@@ -104,6 +107,7 @@ class StageSpec(Strict):
     tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
     trainable: tuple[str, ...] | None = Field(default=None, min_length=1)
     rule: Annotated[RuleChoice, BeforeValidator(_rule)] = RuleChoice(kind="equal")
+    attachments: Attachments = ()
     optimizer: Annotated[OptimizerSpec, BeforeValidator(_kind)] = OptimizerSpec()
     schedule: Annotated[ScheduleSpec, BeforeValidator(_kind)] = ScheduleSpec()
     mixture: Annotated[MixtureSpec, BeforeValidator(_kind)] = MixtureSpec()

@@ -11,6 +11,7 @@ from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownNa
 from polytask.core.noise import Noise
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
+from polytask.training.attached import Attached
 from polytask.training.devices import Devices
 from polytask.training.job import Job, stage_balancer
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
@@ -33,7 +34,7 @@ class Stage:
         self,
         job: Job,
         index: int,
-        model: nn.Module,
+        model: Any,
         learnable: Sequence[str],
         splits: dict[str, Any],
         devices: Devices,
@@ -52,7 +53,10 @@ class Stage:
         self.balancer = stage_balancer(spec, self.targets, job.run.seed)
         if self.balancer.engine.reads == "representation":
             _require_one_representation(spec.name, model, list(used))
+        learnable = _trained_by_losses(model, learnable)
         self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
+        self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
+        self.attached.check(spec.name, list(used), devices)
         self._parameters = dict(model.named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
@@ -76,28 +80,38 @@ class Stage:
 
     def train(self, pieces: list[Batch], step: int) -> BackwardReport | None:
         set_learning_rate(self.optimizer, self.learning_rate(step))
-        return train_step(
+        report = train_step(
             self.model,
             pieces,
             self.targets,
             self.balancer,
+            self.attached,
             self.optimizer,
             self.devices,
             parameters=self._parameters,
             seed=self._seeds.at(step),
             clip=self.spec.clip,
         )
+        if report is not None:
+            self.attached.step(step, factor(self.spec.schedule, step, self.steps))
+        return report
 
     def learning_rate(self, step: int) -> float:
         return self.spec.optimizer.lr * factor(self.spec.schedule, step, self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         scaler = self.devices.scaler.state_dict() if self.devices.scaler is not None else None
-        return {"optimizer": self.optimizer.state_dict(), "balancer": self.balancer.state_dict(), "scaler": scaler}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "balancer": self.balancer.state_dict(),
+            "attached": self.attached.state_dict(),
+            "scaler": scaler,
+        }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(values["optimizer"])
         self.balancer.load_state_dict(values["balancer"])
+        self.attached.load_state_dict(values["attached"])
         if self.devices.scaler is not None and values["scaler"] is not None:
             self.devices.scaler.load_state_dict(values["scaler"])
 
@@ -116,6 +130,13 @@ class _Seeds:
         if block != self._block:
             self._block, self._numbers = block, self._noise.raw(self.BLOCK, block * self.BLOCK)
         return int(self._numbers[place]) >> 1
+
+
+def _trained_by_losses(model: Any, learnable: Sequence[str]) -> list[str]:
+    """Without the parameters of attachments that train themselves."""
+    attachments = getattr(model, "attachments", {}).items()
+    own = tuple(f"attachments.{kind}." for kind, attachment in attachments if attachment.trains_itself)
+    return [name for name in learnable if not name.startswith(own)]
 
 
 def _chosen(

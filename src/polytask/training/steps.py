@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balancing import BackwardReport, Balancer
+from polytask.balancing.accumulation import accumulate
 from polytask.core.errors import MissingInput
 from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
+from polytask.training.attached import Attached
 from polytask.training.devices import Devices
 
 
@@ -79,6 +81,7 @@ def train_step(
     pieces: Sequence[Batch],
     targets: Mapping[str, Target],
     balancer: Balancer,
+    attached: Attached,
     optimizer: torch.optim.Optimizer,
     devices: Devices,
     *,
@@ -88,6 +91,8 @@ def train_step(
 ) -> BackwardReport | None:
     """Changes the model by one step; None, and no change, when no row of any process has a label.
 
+    The attachments' own parameters are left with their gradient, for `attached.step`.
+
     Args:
         parameters: the model's, by name.
         seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
@@ -96,9 +101,11 @@ def train_step(
     """
     devices.seed(seed)
     needs_representation = balancer.engine.reads == "representation"
-    found = task_losses(model, pieces, targets, devices, representation=needs_representation)
+    wanted = needs_representation or attached.reads_representation
+    found = task_losses(model, pieces, targets, devices, representation=wanted)
     if not found.losses and devices.world == 1:
         return None
+    terms = attached.gradients(found.losses, found.representation, parameters)  # before the graph is used up
     report = balancer.backward(
         found.losses,
         parameters,
@@ -108,6 +115,8 @@ def train_step(
     )
     if not report.tasks:
         return None
+    for parameter, grad in terms:
+        accumulate(parameter, grad)
     if clip is not None:
         if devices.scaler is not None:
             devices.scaler.unscale_(optimizer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from polytask.core.errors import MissingInput, NotFinite
+from polytask.core.errors import Inconsistent, MissingInput, NotFinite
 from polytask.core.validation import validated
 from polytask.sharing.names import ATTACHMENTS
 from polytask.sharing.spec import AttachmentOptions
@@ -90,11 +90,18 @@ def attachment(kind: str, tasks: Sequence[str], width: int, *, seed: int = 0, **
 def attached(
     options: Sequence[AttachmentOptions], sharing: "Sharing", tasks: Sequence[str], seed: int
 ) -> dict[str, Attachment]:
-    """The attachments of a model by kind; MissingInput if its tasks share no representation."""
+    """The attachments of a model by kind.
+
+    Raises: MissingInput if its tasks share no representation; Inconsistent if one that trains itself, and so looks at
+            the gradient of the representation that it gets, is not the first.
+    """
     found: dict[str, Attachment] = {}
     for each in options:
         require_shared(each.kind, sharing)
-        found[each.kind] = ATTACHMENTS.find(each.kind)(tasks, sharing.representation_width, each, seed)
+        attachment = ATTACHMENTS.find(each.kind)
+        if attachment.trains_itself and found:
+            raise Inconsistent(f"attachment {each.kind!r} reads the shared representation itself: name it first")
+        found[each.kind] = attachment(tasks, sharing.representation_width, each, seed)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rep-MTL: keeps each task's saliency its own, row by row, and aligns the tasks' saliencies of one row with each other.
+"""Rep-MTL: keeps each task's saliency its own, row by row, and aligns the tasks' saliencies of one row.
 
 Source      Wang, Li and Xu 2025, "Rep-MTL: unleashing the power of representation-level task saliency for multi-task
             learning", arXiv:2507.21049, equations 3 to 10. The saliency S_t = dL_t / dz; its mean over channels,

@@ -1,5 +1,4 @@
-"""RotoGrad's rotations: each task reads the shared representation through a rotation that turns its gradient towards
-the other tasks'.
+"""RotoGrad: each task reads the representation through a rotation that turns its gradient towards the others'.
 
 Source      Javaloy and Valera, "RotoGrad: gradient homogenization in multitask learning", arXiv:2103.02631, section 3.2
             with equation 3, Algorithm 1 (its rotations) and section 3.4: r_t = R_t z with R_t = exp(A_t - A_t'), and
@@ -8,7 +7,7 @@ Source      Javaloy and Valera, "RotoGrad: gradient homogenization in multitask 
             not move R_t.
 Departures  the magnitudes are homogenised by a rule (rotograd_scaling), not here. Rotations start at the identity;
             Adam, and a learning rate that falls by a factor a step beside the stage's schedule, stand for "slower than
-            the network". With several tasks absent the mean is over those present.
+            the network". The mean is over the present tasks.
 Cost        one more pass through each present task's head, and a matrix exponential, O(dimensions^3), a task.
 """
 

@@ -1,0 +1,97 @@
+"""A stage's attachments: the gradients of their terms, and the optimisers of those that train themselves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.balancing.accumulation import own
+from polytask.core.errors import Inconsistent
+from polytask.sharing import ATTACHMENTS, Attachment, AttachmentOptions, MultiTaskModel
+from polytask.sharing.attachments.contract import require_shared
+from polytask.training.devices import Devices
+
+
+class Attached:
+    """The attachments that a stage names.
+
+    Args:
+        options: the stage's.
+        model: those that belong to it are in `model.attachments`.
+        tasks: of the stage.
+        seed: of the run.
+
+    Attributes:
+        values: of the last step's terms, by kind.
+    """
+
+    def __init__(
+        self, options: Sequence[AttachmentOptions], model: MultiTaskModel, tasks: Sequence[str], seed: int
+    ) -> None:
+        self._with_term: dict[str, Attachment] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.values: dict[str, float] = {}
+        for each in options:
+            kind = ATTACHMENTS.find(each.kind)
+            require_shared(each.kind, model.sharing)
+            if kind.transforms:
+                found: Any = model.attachments[each.kind]
+            else:
+                found = kind(tasks, model.sharing.representation_width, each, seed)
+            if kind.has_term:
+                self._with_term[each.kind] = found
+            if kind.trains_itself:
+                found.requires_grad_(True)
+                self._optimizers[each.kind] = found.optimizer()
+
+    def check(self, stage: str, sources: Sequence[str], devices: Devices) -> None:
+        """An error where the terms would not be those of the method."""
+        for kind in self._with_term:
+            where = f"stage {stage!r}, attachment {kind!r}"
+            if len(sources) > 1:
+                raise Inconsistent(
+                    f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so their gradients at the "
+                    "representation cannot be compared"
+                )
+            if devices.world > 1:
+                raise Inconsistent(
+                    f"{where}: its term compares the rows of a whole batch, which {devices.world} processes "
+                    "share out; train on one process"
+                )
+            if devices.scaler is not None:
+                raise Inconsistent(f"{where}: its term is not scaled as precision fp16 needs; use bf16 or float32")
+
+    @property
+    def reads_representation(self) -> bool:
+        return bool(self._with_term)
+
+    def gradients(
+        self, losses: Mapping[str, Tensor], representation: Sequence[Tensor], parameters: Mapping[str, Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(parameter, what the terms add to its gradient); the losses' graph stays usable."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for kind, attachment in self._with_term.items():
+            (shared,) = representation
+            term = attachment.finite_term(losses, shared)
+            moved = list(attachment.parameters()) if attachment.trains_itself else list(parameters.values())
+            reached = [parameter for parameter in moved if parameter.requires_grad]
+            grads = torch.autograd.grad(term, reached, retain_graph=True, allow_unused=True)
+            self.values[kind] = term.item()
+            found += [(each, own(grad)) for each, grad in zip(reached, grads, strict=True) if grad is not None]
+        return found
+
+    def step(self, step: int, factor: float) -> None:
+        """One step of the attachments that train themselves; `factor` is the stage's schedule."""
+        for kind, optimizer in self._optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self._with_term[kind].learning_rate(step) * factor
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {kind: optimizer.state_dict() for kind, optimizer in self._optimizers.items()}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        for kind, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(values[kind])
