@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from polytask.core.names import RULES
+from polytask.core.names import METHODS, RULES, TRANSFORMS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -76,16 +76,18 @@ def test_every_name_in_a_table_resolves(target: str) -> None:
     assert getattr(importlib.import_module(module), attribute) is not None
 
 
-def test_every_rule_file_is_in_the_table() -> None:
+@pytest.mark.parametrize("decorator, table", [("rule", RULES), ("transform", TRANSFORMS), ("method", METHODS)])
+def test_every_rule_file_is_in_the_table(decorator: str, table: dict[str, str]) -> None:
     """A file that declares a rule without its line in core/names.py would never be found."""
     declared = {}
-    for path in sorted((ROOT / "src/polytask/balancing").rglob("*.py")):
+    rooms = [ROOT / "src/polytask" / room for room in ("balancing", "merging")]
+    for path in sorted(path for room in rooms for path in room.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             for call in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "rule":
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
                     module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
                     declared[ast.literal_eval(call.args[0])] = module
-    assert declared == {name: target.partition(":")[0] for name, target in RULES.items()}
+    assert declared == {name: target.partition(":")[0] for name, target in table.items()}
 
 
 def test_what_ci_installs_is_pinned() -> None:

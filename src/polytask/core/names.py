@@ -37,8 +37,15 @@ RULES: dict[str, str] = {
     "rotograd_scaling": "polytask.balancing.rotograd_scaling:rotograd_scaling",
     "gradient_normalization": "polytask.balancing.gradient_normalization:gradient_normalization",
     "svd_reweighting": "polytask.balancing.svd_reweighting:svd_reweighting",
+    "linear": "polytask.merging.rules.linear:linear",
+    "task_arithmetic": "polytask.merging.rules.task_arithmetic:task_arithmetic",
+    "elect": "polytask.merging.rules.elect:elect",
 }
 
-TRANSFORMS: dict[str, str] = {}
+TRANSFORMS: dict[str, str] = {
+    "trim": "polytask.merging.transforms.trim:trim",
+}
 
-METHODS: dict[str, str] = {}
+METHODS: dict[str, str] = {
+    "ties": "polytask.merging.methods.ties:ties",
+}

@@ -1,12 +1,15 @@
 """A pipeline on task vectors that are in memory: for tests, for learned merges, and as a rule on gradients."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from polytask.core.noise import Noise
+from polytask.core.rules import RuleSpec
 from polytask.core.task_vectors import TaskVectors
-from polytask.merging.contract import Pipeline
+from polytask.merging.contract import MethodSpec, Pipeline
 from polytask.merging.passes import Piece, combined
 from polytask.merging.stages import stages_of
 
@@ -37,6 +40,39 @@ def apply(
     ]
     found = combined(pieces)
     return {name: (found[name] * pipeline.scale).to(vectors.stacks[name].dtype) for name in found}
+
+
+def as_rule(method: MethodSpec) -> RuleSpec:
+    """The method as a rule on one parameter's stack, for the checks of rules and for gradients.
+
+    A statistic is then of that parameter alone, whatever its scope.
+    """
+
+    def function(stack: Tensor, *, noise: Noise | None = None, **parameters: Any) -> Tensor:
+        tasks = [str(row) for row in range(len(stack))]
+        pipeline = method(**{name: _by_task(value) for name, value in parameters.items()})
+        seed = 0 if noise is None else noise.torch_seed()
+        return apply(pipeline, TaskVectors(tasks, {"": stack}), seed=seed)[""]
+
+    return RuleSpec(
+        name=method.name,
+        function=function,
+        source=method.source,
+        needs=("stack",),
+        granularity="tensor",
+        returns="combined",
+        scale="own",
+        claims=frozenset(),
+        parameters=method.parameters,
+        random=any(step.spec.random for step in method().steps),
+    )
+
+
+def _by_task(value: Any) -> Any:
+    """A number a task, as `Rule` hands it over, under the names that `as_rule` gives the tasks; NaN stands for none."""
+    if not isinstance(value, Tensor):
+        return value
+    return {str(row): number for row, number in enumerate(value.tolist()) if number == number}
 
 
 def _piece(

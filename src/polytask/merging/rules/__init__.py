@@ -1,0 +1,1 @@
+"""Rules that combine task vectors of checkpoints: one small file each, found through core/names.py."""

@@ -1,0 +1,1 @@
+"""Transforms of task vectors: one small file each, found through core/names.py."""
