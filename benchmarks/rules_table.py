@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polytask.core.rules import find
 from polytask.evaluation.delta import Estimate, estimate, paired_differences
-from polytask.evaluation.formatting import counted, fixed, listed, percent, ratio, signed
+from polytask.evaluation.formatting import counted, fixed, listed, percent, signed
 from polytask.evaluation.table import Row, comparison
 
 LEVEL = 0.05
@@ -22,14 +23,12 @@ class Line:
         difference: of these, paired by seed.
         p: Student's two-sided p of the differences, corrected by Holm's procedure for the number of lines; None with
             fewer than two seeds.
-        time: training seconds in multiples of those of `against`.
     """
 
     row: Row
     score: Estimate
     difference: Estimate
     p: float | None
-    time: float | None
 
     @property
     def is_beyond_noise(self) -> bool:
@@ -55,11 +54,10 @@ def lines(results: Mapping[str, Any], against: str) -> tuple[Line, list[Line]]:
             estimate(list(scores[name].values())),
             estimate(values),
             corrected[name],
-            _times(rows[name], rows[against]),
         )
         for name, values in differences.items()
     }
-    reference = Line(rows[against], estimate(list(scores[against].values())), Estimate(0.0, None, 0), None, 1.0)
+    reference = Line(rows[against], estimate(list(scores[against].values())), Estimate(0.0, None, 0), None)
     return reference, sorted(made.values(), key=lambda line: -_number(line.difference.mean))
 
 
@@ -113,7 +111,7 @@ def sentences(reference: Line, others: Sequence[Line]) -> str:
 
 def table(reference: Line, others: Sequence[Line]) -> str:
     """The pipe table."""
-    head = ["rule", "mean score", f"difference to `{reference.row.name}`", "p", "delta-m", "learning rate", "time"]
+    head = ["rule", "mean score", f"difference to `{reference.row.name}`", "p", "delta-m", "learning rate", "reads"]
     body = [head, ["---", *["---:"] * (len(head) - 1)]]
     placed = sorted([reference, *others], key=lambda line: -_number(line.difference.mean))
     body += [_cells(line, line is reference) for line in placed]
@@ -130,9 +128,9 @@ def _cells(line: Line, is_reference: bool) -> list[str]:
         sign = {True: "▲" if _number(line.difference.mean) > 0 else "▼", False: "≈"}[line.is_beyond_noise]
         difference = f"{signed(line.difference.mean, 4)}{half} {sign if line.p is not None else '·'}"
         p = "–" if line.p is None else f"{line.p:.2g}" if line.p >= 0.0001 else "<0.0001"
-    time = "–" if line.time is None else ratio(line.time)
+    reads = " and ".join(find(line.row.rule).needs)
     name = f"**{line.row.name}**" if is_reference else line.row.name
-    return [name, fixed(line.score.mean, 4), difference, p, percent(delta), rates, time]
+    return [name, fixed(line.score.mean, 4), difference, p, percent(delta), rates, reads]
 
 
 def caption(others: Sequence[Line], results: Mapping[str, Any]) -> str:
@@ -143,9 +141,9 @@ def caption(others: Sequence[Line], results: Mapping[str, Any]) -> str:
         "The mean score is that of the tasks' test metrics. Differences to the row in bold are paired by seed, ± half "
         f"of the uncorrected 95 % Student t interval over {seeds}. p is Student's, corrected by Holm's procedure for "
         f"{tried}; ▲ and ▼ mark corrected p below {LEVEL:g}, ≈ the others. What varies with the seed is the "
-        "initialisation and the order of the rows: the split is always the same. delta-m is beside single-task models; "
-        "time is that of the training steps, in multiples of the bold row's. Every rule has its default parameters, "
-        "except where its name says otherwise."
+        "initialisation and the order of the rows: the split is always the same. delta-m is beside single-task models. "
+        "A rule that reads losses takes one backward pass a step, the others one a task. Every rule has its default "
+        "parameters, except where its name says otherwise."
     )
 
 
@@ -159,10 +157,6 @@ def on_edge(others: Sequence[Line], results: Mapping[str, Any]) -> str:
         if names and len(rates) > 1:
             found.append(f"{listed(f'`{name}`' for name in names)} chose the {which} learning rate of the grid.")
     return " ".join(found)
-
-
-def _times(row: Row, against: Row) -> float | None:
-    return row.seconds / against.seconds if row.seconds and against.seconds else None
 
 
 def _by_seed(runs: Sequence[Mapping[str, Any]], signs: Mapping[str, int]) -> dict[int, float | None]:

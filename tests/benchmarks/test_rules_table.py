@@ -23,7 +23,7 @@ def compared(scores: dict[str, list[float]]) -> dict[str, Any]:
     rows = [
         {
             "name": name,
-            "rule": name,
+            "rule": "equal",
             "sharing": "hard",
             "variation": {},
             "runs": [
