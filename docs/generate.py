@@ -113,7 +113,8 @@ def _summary(spec: RuleSpec) -> str:
 
 def _needs(spec: RuleSpec) -> str:
     state = "; has state" if spec.init else ""
-    return f"{code(spec.needs)}{'; random' if spec.random else ''}{state}"
+    form = "; a procedure" if spec.form == "procedure" else ""
+    return f"{code(spec.needs)}{form}{'; random' if spec.random else ''}{state}"
 
 
 def _parameters(parameters: object) -> str:

@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import pytest
@@ -39,6 +40,20 @@ def losses_of(model: nn.ModuleDict, step: int = 0, tasks: list[str] = TASKS) -> 
     return {task: (model[task](hidden) - TASKS.index(task)).square().mean() for task in tasks}
 
 
+def given(model: nn.ModuleDict, step: int = 0, tasks: list[str] = TASKS) -> dict[str, Any]:
+    """What some rules need besides the losses."""
+
+    def forward(parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> dict[str, Tensor]:
+        p = {**dict(model.named_parameters()), **(parameters or {})}
+        number = 1000 + step if batch == "validation" else step
+        x = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+        hidden = (x @ p["trunk.weight"].T + p["trunk.bias"]).tanh()
+        outputs = {task: hidden @ p[f"{task}.weight"].T + p[f"{task}.bias"] for task in tasks}
+        return {task: (outputs[task] - TASKS.index(task)).square().mean() for task in tasks}
+
+    return {"forward": forward, "counts": dict.fromkeys(tasks, 9.0)}
+
+
 def grads(model: nn.Module) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
@@ -62,7 +77,7 @@ def test_a_resumed_balancer_takes_the_same_steps(name: str) -> None:
                 balancer = polytask.balancer(name, tasks=TASKS)
                 balancer.load_state_dict(saved)
             optimizer.zero_grad()
-            balancer.backward(losses_of(model, step, tasks), model)
+            balancer.backward(losses_of(model, step, tasks), model, **given(model, step, tasks))
             optimizer.step()
             balancer.after_step(losses_of(model, step, tasks) if balancer.looks_again else None)
             balancer.after_epoch()
@@ -197,10 +212,11 @@ def refused(error: type[Exception], match: str, model: nn.Module, call: Any) -> 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite(name: str, value: float) -> None:
     model, balancer = made(), polytask.balancer(name)
-    balancer.backward(losses_of(model), model)
+    balancer.backward(losses_of(model), model, **given(model))
     losses = losses_of(model)
     losses["b"] = losses["b"] * value
-    refused(NotFinite, "the loss of task 'b' is (nan|inf) at step 1", model, lambda: balancer.backward(losses, model))
+    match = "the loss of task 'b' is (nan|inf) at step 1"
+    refused(NotFinite, match, model, lambda: balancer.backward(losses, model, **given(model)))
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -211,9 +227,10 @@ def test_a_gradient_that_is_not_finite(name: str, where: str) -> None:
     losses["b"] = (
         losses["b"] + (model[where].weight.sum() * 0.0).clamp(min=0).sqrt()
     )  # the root's slope at 0 is infinite
-    culprit = "task 'b'" if polytask.balancer(name).spec.needs != ("losses",) else f"'{where}.weight'"
+    spec = polytask.balancer(name).spec
+    culprit = f"'{where}.weight'" if spec.weighs_losses else "task(s a, b, c| 'b')"
     match = f"the gradient of {culprit} is not finite at step 0"
-    refused(NotFinite, match, model, lambda: polytask.balancer(name).backward(losses, model))
+    refused(NotFinite, match, model, lambda: polytask.balancer(name).backward(losses, model, **given(model)))
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -223,7 +240,7 @@ def test_parameters_changed_between_forward_and_backward(name: str) -> None:
     with torch.no_grad():
         model["b"].weight.add_(1.0)
     match = "changed between the forward pass and backward"
-    refused(GraphError, match, model, lambda: polytask.balancer(name).backward(losses, model))
+    refused(GraphError, match, model, lambda: polytask.balancer(name).backward(losses, model, **given(model)))
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "dwa"])
@@ -248,9 +265,10 @@ def test_a_refused_step_leaves_no_trace_in_the_rule(name: str, before: int) -> N
 def test_a_graph_that_is_used_up(name: str) -> None:
     model = made()
     losses = losses_of(model)
-    polytask.balancer(name).backward(losses, model)
+    for loss in losses.values():
+        loss.backward(retain_graph=loss is not losses["c"])
     match = "at step 0: backward was already called"
-    refused(GraphError, match, model, lambda: polytask.balancer(name).backward(losses, model))
+    refused(GraphError, match, model, lambda: polytask.balancer(name).backward(losses, model, **given(model)))
 
 
 def test_inputs_that_do_not_fit() -> None:

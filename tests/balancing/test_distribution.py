@@ -1,7 +1,9 @@
 """Two gloo processes take the steps of one process with the whole batch, and stay bit-equal."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from polytask.core.errors import NotFinite
 TASKS = ["a", "b", "c"]
 RULES = ["equal", "uncertainty", "pcgrad", "upgrad"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
+PROCEDURES = {"sharpness_aware": {"inner": "upgrad", "radius": 0.1}, "auto_lambda": {"learning_rate": 0.05}}
+NAMES = [*RULES, *ENGINES, *PROCEDURES]
 ROWS = 12
 # step -> task -> the rows that have a label: everywhere, task b on the first process only, nothing on the second at all
 LABELS = [
@@ -48,15 +52,38 @@ def task_losses(
     return losses, counts, shared
 
 
+def functional_losses(
+    model: nn.ModuleDict, parameters: Mapping[str, Tensor] | None, step: int, rank: int, world: int
+) -> dict[str, Tensor]:
+    """As `task_losses`, of any parameters."""
+    p = {**dict(model.named_parameters()), **(parameters or {})}
+    x = torch.randn(ROWS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+    hidden = (x @ p["trunk.weight"].T + p["trunk.bias"]).tanh()
+    losses = {}
+    for task in TASKS:
+        rows = [row for row in LABELS[step % len(LABELS)][task] if row * world // ROWS == rank]
+        if rows:
+            outputs = hidden[rows] @ p[f"{task}.weight"].T + p[f"{task}.bias"]
+            losses[task] = (outputs - TASKS.index(task)).square().mean()
+    return losses
+
+
 def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
     model = made()
     engine = name if name in ENGINES else "exact"
-    balancer = polytask.balancer("upgrad" if name in ENGINES else name, tasks=TASKS, engine=engine)
+    options = PROCEDURES.get(name, {})
+    balancer = polytask.balancer("upgrad" if name in ENGINES else name, tasks=TASKS, engine=engine, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in [0, *range(len(LABELS)), 0]:  # twice the same tasks, so that weights may be kept
         optimizer.zero_grad()
         losses, counts, shared = task_losses(model, step, rank, world, representation=name == "representation")
-        more = {"representation": shared} if name == "representation" else {}
+        more: dict[str, Any] = {"representation": shared} if name == "representation" else {}
+        if name in PROCEDURES:  # the validation batch is the same everywhere
+            more["forward"] = lambda parameters=None, batch=0, step=step: (
+                functional_losses(model, parameters, step + 4, 0, 1)
+                if batch == "validation"
+                else functional_losses(model, parameters, step, rank, world)
+            )
         report = balancer.backward(losses, model, counts=counts, **more)
         assert report.tasks == [task for task in TASKS if len(LABELS[step][task])]
         optimizer.step()
@@ -67,7 +94,7 @@ def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    result: dict[str, object] = {name: trained(name, rank, 2) for name in RULES + ENGINES}
+    result: dict[str, object] = {name: trained(name, rank, 2) for name in NAMES}
     model = made()
     losses, counts, _ = task_losses(model, 0, rank, 2)
     if rank == 1:
@@ -88,7 +115,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", RULES + ENGINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_equal_one(results: list[dict], name: str) -> None:
     alone = trained(name, 0, 1)
     for key, value in alone.items():

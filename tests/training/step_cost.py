@@ -39,7 +39,7 @@ def main() -> None:
     split: Any = made.data.sources["data"].splits["train"]
     model, twin = made.build().train(), made.build().train()
     devices = Devices(made.run)
-    stage = Stage(made, 0, model, [name for name, _ in model.named_parameters()], {"data": split}, devices)
+    stage = Stage(made, 0, model, [name for name, _ in model.named_parameters()], {"data": split}, {}, devices)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01)
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
 

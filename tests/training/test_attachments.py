@@ -27,7 +27,7 @@ def stage_of(**settings) -> tuple[Stage, torch.nn.Module]:
     devices = Devices(made.run)
     names = [name for name, _ in model.named_parameters()]
     splits = {name: source.splits["train"] for name, source in made.data.sources.items()}
-    return Stage(made, 0, model, names, splits, devices), model
+    return Stage(made, 0, model, names, splits, {}, devices), model
 
 
 def rotations(tensors: dict[str, Tensor]) -> Tensor:

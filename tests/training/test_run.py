@@ -158,7 +158,7 @@ def test_a_loss_that_turns_nan_names_its_task_its_step_and_its_rows(tmp_path):
     model = made.build()
     names = [name for name, _ in model.named_parameters()]
     rows = {"data": made.data.sources["data"].splits["train"]}
-    stage = Stage(made, 0, model, names, rows, Devices(made.run))
+    stage = Stage(made, 0, model, names, rows, {}, Devices(made.run))
     batches = [pieces for epoch in range(4) for pieces in stage.mixture.batches(epoch)]
     assert saved["rows"] == {"data": batches[step - 1][0].rows.tolist()}
     assert step == 1 or (tmp_path / "run" / "last").resolve().name == f"step-{step - 1}"

@@ -1,5 +1,6 @@
 """The balancer: any rule in anybody's training loop."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from polytask.balancing import distribution
 from polytask.balancing.accumulation import accumulate
 from polytask.balancing.engine import Engine, Step
 from polytask.balancing.group_rules import GroupRules
+from polytask.balancing.procedure_rules import ProcedureRules, applied
 from polytask.balancing.report import BackwardReport
-from polytask.balancing.step_losses import Model, named_parameters, step_losses
+from polytask.balancing.session import VALIDATION, Forward, Session
+from polytask.balancing.step_losses import Model, StepLosses, named_parameters, step_losses
 from polytask.balancing.weigh_losses import weigh_losses
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Choice, Interval, check_parameters, parameters_of
@@ -69,35 +72,25 @@ class Balancer:
     ) -> None:
         self.spec = find(rule) if isinstance(rule, str) else rule
         where = f"rule {self.spec.name!r}"
-        for name, choice, value in (("groups", GROUPS, groups), ("scale", SCALES, scale)):
-            if not choice.allows(value):
-                raise BadValue(name, value, str(choice), where)
-        if groups != "all" and self._weighs_losses:
-            raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
-        if scale == "unit" and self._weighs_losses:
-            raise BadValue(
-                "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
-            )
+        self.parameters = check_parameters(self.spec.parameters, parameters, where)
+        self.applied, inner = applied(self.spec, self.parameters)
+        self._applied_parameters = check_parameters(self.applied.parameters, inner, f"rule {self.applied.name!r}")
+        _check_options(self.applied, groups, scale, f"rule {self.applied.name!r}")
         for task, value in (priority or {}).items():
             if not Interval(0, open="left").allows(value):
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
         self.tasks = list(tasks) if tasks is not None else None
         self.engine_name, self.engine = _engine(engine, where)
-        if self.engine_name != "exact" and self._weighs_losses:
-            raise BadValue("engine", self.engine_name, "exact: the rule weighs losses, not gradients", where)
-        self.engine.check(self.spec, groups, scale)
+        if self.engine_name != "exact" and (self.spec.weighs_losses or self.spec.form == "procedure"):
+            why = "weighs losses, not gradients" if self.spec.weighs_losses else "is a procedure"
+            raise BadValue("engine", self.engine_name, f"exact: the rule {why}", where)
+        self.engine.check(self.applied, groups, scale)
         self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
         self._new_rule: Callable[[list[str]], Rule] = lambda names: Rule(self.spec, names, seed=seed, **parameters)
-        self.parameters = check_parameters(self.spec.parameters, parameters, where)
-        if tasks is not None:
-            self._new_rule(self.tasks or [])  # checks the tasks that parameters name
-        self._rules = GroupRules(
-            self.spec,
-            lambda: self._new_rule(self.tasks or []),
-            groups=groups,
-            scale=scale,
-            prioritised=bool(self.priority),
-        )
+        self._new_applied: Callable[[list[str]], Rule] = lambda names: Rule(self.applied, names, seed=seed, **inner)
+        if self.tasks is not None:
+            self._check_tasks(self.tasks)
+        self._rules = self._new_rules()
         self.step = 0
 
     def backward(
@@ -107,6 +100,7 @@ class Balancer:
         *,
         representation: Tensor | Sequence[Tensor] | None = None,
         shared: Sequence[str] | None = None,
+        forward: Forward | None = None,
         counts: Mapping[str, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> BackwardReport:
@@ -119,11 +113,13 @@ class Balancer:
                 have been computed from these very tensors.
             shared: names of the parameters to balance, where the graph should not decide (default: reached by two
                 or more tasks).
+            forward: the losses as a function, `forward(parameters=None, batch=0) -> losses`, for rules that need
+                `forward` or `validation`; see `Forward`.
             counts: task -> number of labels behind its mean; used to average over processes.
             scaler: a GradScaler; gradients are left scaled, as scaler.step expects.
 
-        Raises: NotFinite naming the task and step; MissingInput if nothing is shared. Nothing is then written into
-                `.grad`.
+        Raises: NotFinite naming the task and step; MissingInput if nothing is shared or the rule needs what was not
+                given. Nothing is then written into `.grad`.
         """
         pieces = self._checked_representation(representation)
         if not isinstance(losses, Mapping):
@@ -135,7 +131,7 @@ class Balancer:
                 return BackwardReport([], found.values, {})
             raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
         found.refuse_infinite(self.step)
-        self._require_model(model)
+        self._require(model, forward, counts, scaler)
         step = Step(
             number=self.step,
             tasks=found.tasks,
@@ -146,10 +142,11 @@ class Balancer:
             factor=None if scaler is None else float(scaler.get_scale()),
             shared=shared,
             representation=pieces,
+            more=self._more(found, forward),
         )
         states = self._rules.states()
         try:
-            report = weigh_losses(step, self._rules) if self._weighs_losses else self._combine_gradients(step)
+            report = self._report(step, forward, counts)
         except BaseException:  # a step that did not happen leaves no trace in the rule
             self._rules.restore(states)
             raise
@@ -159,9 +156,14 @@ class Balancer:
         return report
 
     @property
+    def needs_validation(self) -> bool:
+        """Whether `forward` is asked for the losses of a validation batch."""
+        return "validation" in (*self.spec.needs, *self.applied.needs)
+
+    @property
     def looks_again(self) -> bool:
         """Whether `after_step` needs the losses of the same batch after the optimiser's step: a second forward."""
-        return self.spec.looks_again(self.parameters)
+        return self.applied.looks_again(self._applied_parameters)
 
     def after_step(
         self, losses: Mapping[str, Tensor] | None = None, *, counts: Mapping[str, float] | None = None
@@ -176,7 +178,7 @@ class Balancer:
             return
         found.refuse_infinite(self.step)
         # as the rule saw them before
-        values = found.values if self.spec.prefers else found.values * self._priority(found.tasks)
+        values = found.values if self.applied.prefers else found.values * self._priority(found.tasks)
         for rule in self._rules:
             rule.after_step(found.tasks, values)
 
@@ -210,8 +212,30 @@ class Balancer:
         self._rules.load_state_dict(values["rules"])
         self.engine.load_state_dict(values["engine"])
 
-    def _combine_gradients(self, step: Step) -> BackwardReport:
-        found = self.engine.combine(step, self._rules)
+    def _new_rules(self) -> GroupRules | ProcedureRules:
+        def new_applied() -> GroupRules:
+            return GroupRules(
+                self.applied,
+                lambda: self._new_applied(self.tasks or []),
+                groups=self.groups,
+                scale=self.scale,
+                prioritised=bool(self.priority),
+            )
+
+        if self.spec.form == "combine":
+            return new_applied()
+        return ProcedureRules(lambda: self._new_rule(self.tasks or []), new_applied)
+
+    def _report(self, step: Step, forward: Forward | None, counts: Mapping[str, float] | None) -> BackwardReport:
+        """Writes the gradients."""
+        if isinstance(self._rules, ProcedureRules):
+            assert forward is not None  # it was required
+            session = Session(step, forward, self.tasks or [], counts, self._priority, self._rules.inner)
+            found = self._rules.run(session)
+        elif self.spec.weighs_losses:
+            return weigh_losses(step, self._rules)
+        else:
+            found = self.engine.combine(step, self._rules)
         for parameter, grad in found.grads:
             accumulate(parameter, grad)
         return BackwardReport(
@@ -222,7 +246,23 @@ class Balancer:
             route=found.route,
             shared=found.shared,
             skipped=found.skipped,
+            measured=found.measured,
         )
+
+    def _more(self, found: StepLosses, forward: Forward | None) -> dict[str, Tensor]:
+        """The counts and validation losses of the present tasks, where the rule needs them."""
+        more: dict[str, Tensor] = {}
+        if "counts" in self.applied.needs:
+            assert found.counts is not None  # they were required
+            more["counts"] = found.counts
+        if "validation" in self.applied.needs and self.applied.form == "combine":
+            assert forward is not None
+            with torch.no_grad():
+                seen = step_losses(forward(None, VALIDATION), None, self.tasks, {})
+            seen.refuse_infinite(self.step)
+            values = dict(zip(seen.tasks, seen.values.tolist(), strict=True))
+            more["validation"] = torch.tensor([values.get(t, math.nan) for t in found.tasks], dtype=torch.float64)
+        return more
 
     def _checked_representation(self, given: Tensor | Sequence[Tensor] | None) -> list[Tensor] | None:
         """The tensors; an error if the engine needs them and there are none, or the other way round."""
@@ -235,20 +275,31 @@ class Balancer:
             raise MissingInput("engine 'representation' needs backward(losses, model, representation=...)")
         return pieces
 
-    @property
-    def _weighs_losses(self) -> bool:
-        return self.spec.needs == ("losses",)
-
-    def _require_model(self, model: Model | None) -> None:
-        """MissingInput where there is no model and only a rule on losses, on one process, could do without."""
-        if model is None and not self._weighs_losses:
-            raise MissingInput(f"rule {self.spec.name!r} reads gradients and needs the model: backward(losses, model)")
+    def _require(self, model: Model | None, forward: Any, counts: Any, scaler: Any) -> None:
+        """MissingInput for what the rule needs and was not given."""
+        where, needs = f"rule {self.spec.name!r}", dict.fromkeys([*self.spec.needs, *self.applied.needs])
+        if model is None and not self.spec.weighs_losses:
+            raise MissingInput(f"{where} reads gradients and needs the model: backward(losses, model)")
         if model is None and distribution.active():
             raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
+        if forward is None and ("forward" in needs or self.needs_validation):
+            what = "the losses on a validation batch" if self.needs_validation else "to compute the losses again"
+            raise MissingInput(f"{where} needs {what}: backward(losses, model, forward=...)")
+        if counts is None and "counts" in needs:
+            raise MissingInput(f"{where} needs the number of labels of each task: backward(losses, model, counts=...)")
+        if scaler is not None and self.spec.form == "procedure":
+            raise Inconsistent(
+                f"{where} is a procedure, whose own passes no GradScaler scales: train in bf16 or float32"
+            )
+
+    def _check_tasks(self, tasks: list[str]) -> None:
+        """An error if a parameter names another task."""
+        self._new_rule(tasks)
+        self._new_applied(tasks)
 
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:
         if self.tasks is None and not distribution.active():
-            self._new_rule(list(losses))
+            self._check_tasks(list(losses))
             self.tasks = list(losses)
         for task in losses:
             if self.tasks is not None and task not in self.tasks:
@@ -263,6 +314,24 @@ class Balancer:
         every = self.tasks or tasks
         mean = sum(self.priority.get(task, 1.0) for task in every) / len(every)
         return torch.tensor([self.priority.get(task, 1.0) / mean for task in tasks], dtype=torch.float64)
+
+
+def _check_options(spec: RuleSpec, groups: str, scale: str, where: str) -> None:
+    """BadValue for what the rule that is applied cannot serve."""
+    for name, choice, value in (("groups", GROUPS, groups), ("scale", SCALES, scale)):
+        if not choice.allows(value):
+            raise BadValue(name, value, str(choice), where)
+    if spec.form == "procedure":
+        if groups != "all" or scale != "published":
+            name, value, allowed = ("groups", groups, "all") if groups != "all" else ("scale", scale, "published")
+            raise BadValue(name, value, f"{allowed}: the rule is a procedure with a result of its own", where)
+    elif spec.weighs_losses:
+        if groups != "all":
+            raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
+        if scale == "unit":
+            raise BadValue(
+                "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
+            )
 
 
 def balancer(rule: str | RuleSpec, **options: Any) -> Balancer:

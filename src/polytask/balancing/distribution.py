@@ -21,11 +21,12 @@ def active() -> bool:
 
 @dataclass(frozen=True)
 class GlobalLosses:
-    """The tasks that any process has, their losses over all processes, and this process's share of each."""
+    """The tasks that any process has, their losses and labels over all processes, this process's share of each."""
 
     tasks: list[str]
     values: Tensor  # float64 [T]
     local: dict[str, Tensor]  # task -> this process's loss scaled by its share, for backward
+    counts: Tensor  # float64 [T]
 
 
 def reduced_losses(
@@ -55,7 +56,7 @@ def reduced_losses(
     local = {
         task: loss * (c / total[task]) for (task, loss), c in zip(losses.items(), count, strict=True) if task in total
     }
-    return GlobalLosses(present, table[0, index] / table[1, index], local)
+    return GlobalLosses(present, table[0, index] / table[1, index], local, table[1, index])
 
 
 def union(reaches: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Step:
         named: the model's parameters.
         factor: the GradScaler's; None without one.
         shared, representation: as the caller of `backward` gave them.
+        more: counts and validation losses, float64 [T], where the rule needs them.
     """
 
     number: int
@@ -37,6 +38,11 @@ class Step:
     factor: float | None = None
     shared: Sequence[str] | None = None
     representation: Sequence[Tensor] | None = None
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def trainable(self) -> dict[str, Tensor]:
+        return {name: parameter for name, parameter in self.named.items() if parameter.requires_grad}
 
     def overflows(self, bad: Iterable[str]) -> bool:
         """Whether something is not finite and a GradScaler will see it; without one, NotFinite names the first."""
@@ -65,6 +71,7 @@ class Combined:
         shared: names of the parameters that were balanced.
         gram: float64 [T, T] over all groups; None where none was computed.
         skipped: the gradients overflowed under a GradScaler.
+        measured: what else was measured -> float64 [T].
     """
 
     grads: list[tuple[Tensor, Tensor]]
@@ -73,6 +80,7 @@ class Combined:
     shared: list[str]
     gram: Tensor | None = None
     skipped: bool = field(default=False)
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Engine:

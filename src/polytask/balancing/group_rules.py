@@ -50,7 +50,9 @@ class GroupRules:
     def weights(self, group: str, tasks: list[str], inputs: dict[str, Tensor], priority: Tensor) -> Tensor:
         """The rule's weights for a group, with priority and scale applied, float64 [T]."""
         multiplied = torch.ones_like(priority) if self.spec.prefers else priority
-        seen = {"losses": inputs["losses"] * multiplied}
+        seen = {**inputs, "losses": inputs["losses"] * multiplied}
+        if "validation" in inputs:
+            seen["validation"] = inputs["validation"] * multiplied
         if "gram" in inputs:
             seen["gram"] = inputs["gram"] * multiplied[:, None] * multiplied
         weights = self.rule(group)(tasks, *(seen[need] for need in self.spec.needs), priority=priority) * multiplied

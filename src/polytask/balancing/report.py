@@ -21,6 +21,7 @@ class BackwardReport:
         route: module or parameter group -> how its part of G was obtained.
         shared: names of the parameters that two or more tasks reach.
         skipped: True if gradients overflowed under a GradScaler, which will skip the step.
+        measured: what else the rule measured of each task, such as "sharpness" -> float64 [T].
     """
 
     tasks: list[str]
@@ -30,6 +31,7 @@ class BackwardReport:
     route: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     skipped: bool = False
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def losses(self) -> dict[str, float]:

@@ -21,11 +21,13 @@ class StepLosses:
         tasks: in the balancer's order.
         values: over all processes, float64 [T].
         local: task -> this process's part of its loss, with its graph.
+        counts: the labels behind each, over all processes, float64 [T]; None where nobody counted.
     """
 
     tasks: list[str]
     values: Float[Tensor, "T"]
     local: Mapping[str, Tensor]
+    counts: Float[Tensor, "T"] | None = None
 
     def refuse_infinite(self, step: int) -> None:
         finite = self.values.isfinite()
@@ -50,12 +52,13 @@ def step_losses(
         tensors = [*losses.values(), *named.values()]
         device = tensors[0].device if tensors else torch.device("cpu")
         reduced = distribution.reduced_losses(losses, counts, tasks, device)
-        return StepLosses(reduced.tasks, reduced.values, reduced.local)
+        return StepLosses(reduced.tasks, reduced.values, reduced.local, None if counts is None else reduced.counts)
     present = [task for task in tasks or [] if task in losses and (counts is None or counts[task] > 0)]
     if not present:
         return StepLosses([], torch.zeros(0, dtype=torch.float64), {})
     values = torch.stack([losses[task].detach() for task in present]).double().cpu()
-    return StepLosses(present, values, {task: losses[task] for task in present})
+    labels = None if counts is None else torch.tensor([float(counts[task]) for task in present], dtype=torch.float64)
+    return StepLosses(present, values, {task: losses[task] for task in present}, labels)
 
 
 def named_parameters(model: Model | None) -> dict[str, Tensor]:

@@ -15,14 +15,14 @@ from polytask.core.errors import NotFinite
 
 def weigh_losses(step: Step, rules: GroupRules) -> BackwardReport:
     """Adds the gradient of the weighted sum to `.grad`; nothing if it is not finite."""
-    weights = rules.weights("all", step.tasks, {"losses": step.values}, step.priority)
+    weights = rules.weights("all", step.tasks, {"losses": step.values, **step.more}, step.priority)
     parts = [
         step.losses[task] if weight == 1.0 else step.losses[task] * weight
         for task, weight in zip(step.tasks, weights.tolist(), strict=True)
         if task in step.losses
     ]
     total = sum(parts[1:], start=parts[0]) if parts else None
-    trainable = {name: parameter for name, parameter in step.named.items() if parameter.requires_grad}
+    trainable = step.trainable
     if distribution.active():
         grads = distributed_gradients(total, step.tasks, trainable, step.number)
         skipped = _overflows(step, grads)

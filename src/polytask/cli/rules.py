@@ -38,7 +38,7 @@ def rules(
 def _described(spec: Any) -> dict[str, Any]:
     return {
         "name": spec.name,
-        "form": "combine",
+        "form": spec.form,
         "summary": spec.summary,
         "source": spec.source,
         "needs": list(spec.needs),
@@ -57,12 +57,17 @@ def _described(spec: Any) -> dict[str, Any]:
 
 def _calls(spec: Any) -> list[str]:
     """What a training loop calls, in order."""
-    calls = ["balancer.backward(losses, model)", "optimizer.step()"]
+    more = [name for name, needs in _ARGUMENTS.items() if needs & {*spec.needs}]
+    arguments = ", ".join(["losses", "model", *(f"{name}={name}" for name in more)])
+    calls = [f"balancer.backward({arguments})", "optimizer.step()"]
     if spec.after_step is not None:
         calls.append("balancer.after_step(losses)")
     if spec.after_epoch is not None:
         calls.append("balancer.after_epoch()")
     return calls
+
+
+_ARGUMENTS = {"forward": {"forward", "validation"}, "counts": {"counts"}}  # of backward -> needs that it serves
 
 
 def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
@@ -87,7 +92,7 @@ def _show(spec: Any) -> None:
     heading, fields = documented(_documentation(spec))
     if not any(name == "Source" for name, _ in fields):
         fields = [("Source", spec.source), *fields]
-    shape = "weights of a weighted sum" if spec.returns == "weights" else "the combined vector"
+    shape = _RETURNS[spec.returns]
     about = [f"{name}: {about.constraint}; default {about.default!r}" for name, about in spec.parameters.items()]
     claims = [f"{claim}: {CLAIMS[claim]}" for claim in CLAIMS if claim in spec.claims]
     rows = [
@@ -111,6 +116,11 @@ def _print_one(name: str, heading: str, rows: list[tuple[str, str]]) -> None:
     screen.print(_grid(rows))
 
 
+_RETURNS = {
+    "weights": "weights of a weighted sum",
+    "combined": "the combined vector",
+    "gradients": "gradients of every parameter",
+}
 _SCALES = {
     "sum": "scaled as a sum over tasks",
     "mean": "scaled as a mean over tasks",

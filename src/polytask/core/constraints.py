@@ -96,19 +96,51 @@ class PerTask:
 
 
 @dataclass(frozen=True)
+class TaskNames:
+    """Some of the tasks, by name; None where nobody chose."""
+
+    def allows(self, value: object) -> bool:
+        named = isinstance(value, list | tuple) and bool(value) and all(isinstance(task, str) for task in value)
+        return value is None or named
+
+    def __str__(self) -> str:
+        return "names of tasks"
+
+    def bad_values(self) -> list[object]:
+        return ["a", [], [3], 3]
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """Another rule of the combine form: its name, or {kind: name, and its parameters}."""
+
+    def allows(self, value: object) -> bool:
+        return isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("kind"), str))
+
+    def __str__(self) -> str:
+        return "the name of a rule, or {kind: name, and its parameters}"
+
+    def bad_values(self) -> list[object]:
+        return [3, {}, {"kind": 3}, None]
+
+
+Constraint = Interval | Choice | PerTask | TaskNames | RuleChoice
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A parameter of a rule: its type, default and constraint."""
 
     name: str
     type: Any
     default: Any
-    constraint: Interval | Choice | PerTask | None
+    constraint: Constraint | None
 
     def checked(self, value: Any, where: str) -> Any:
         """The value as this parameter's type; BadValue if it is not allowed."""
         if self.constraint is not None and not self.constraint.allows(value):
             raise BadValue(self.name, value, str(self.constraint), where)
-        if isinstance(self.constraint, PerTask):
+        if isinstance(self.constraint, PerTask | TaskNames | RuleChoice):
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -132,7 +164,7 @@ def parameters_of(function: Callable[..., Any], *, skip: tuple[str, ...] = ()) -
         hint, constraint = hints.get(name, Any), None
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
-            constraint = next((note for note in notes if isinstance(note, Interval | Choice | PerTask)), None)
+            constraint = next((note for note in notes if isinstance(note, Constraint)), None)
         assert argument.default is not inspect.Parameter.empty, f"{name} of {function} needs a default"
         found[name] = Parameter(name, hint, argument.default, constraint)
     return found

@@ -33,6 +33,8 @@ RULES: dict[str, str] = {
     "go4align": "polytask.balancing.go4align:go4align",
     "graddrop": "polytask.balancing.graddrop:graddrop",
     "trimmed_mean": "polytask.balancing.trimmed_mean:trimmed_mean",
+    "sharpness_aware": "polytask.balancing.sharpness_aware:sharpness_aware",
+    "auto_lambda": "polytask.balancing.auto_lambda:auto_lambda",
     "and_mask": "polytask.balancing.and_mask:and_mask",
     "rotograd_scaling": "polytask.balancing.rotograd_scaling:rotograd_scaling",
     "gradient_normalization": "polytask.balancing.gradient_normalization:gradient_normalization",

@@ -9,6 +9,9 @@ A combine rule is a function of what it `needs`, then its `state` if it has one,
 
     stateless: (inputs, *, parameters, noise) -> output       stateful: (inputs, state, *, ...) -> (output, state)
 
+A procedure is a function of a session instead, which computes the losses again with other parameters or on another
+batch, and it gives gradients: what needs `forward` is one (`polytask.balancing.session`).
+
 State is a NamedTuple of tensors (and of such NamedTuples) whose annotations say which axes are tasks:
 `Float[Tensor, "T"]` has one entry a task, `Float[Tensor, "T T"]` one a pair. When tasks are absent the function sees
 the entries of those present; the others wait. A parameter with one number a task (`PerTask`) arrives in the same way.
@@ -38,7 +41,11 @@ NEEDS = {
     "stack": "the task vectors of one parameter, [T, *shape]",
     "matrix": "the task vectors of one matrix, [T, m, n]",
     "base": "the base model's values of the same elements, [*shape]; beside stack or matrix, in a merge only",
+    "counts": "how many labels are behind each loss, float64 [T]",
+    "validation": "the losses on a validation batch, float64 [T], NaN where it has no label; of a procedure its rows",
+    "forward": "a session, which computes the losses with other parameters or on another batch: a procedure",
 }
+GRADIENTS = ("gram", "stack", "matrix")
 
 CLAIMS = {
     "permutation": "the order of the tasks does not matter",
@@ -50,6 +57,8 @@ CLAIMS = {
     "strongly_stationary": "the result is zero exactly where a combination with positive weights for every task is",
     "linear_under_scaling": "a sum over tasks, each term of which grows with the scale of that task's loss and vector",
 }
+
+_TOGETHER = (("losses", "gram"), ("losses", "counts", "validation"), ("forward", "validation"))
 
 Scale = Literal["sum", "mean", "unit", "own"]
 Of = Literal["deltas", "models", "base and models", "either"]
@@ -65,13 +74,14 @@ class RuleSpec:
         source: paper with the equation or algorithm number.
         needs: what it sees, in the order of its arguments.
         granularity: what one call covers: element, row, tensor or global.
-        returns: "weights" (of a weighted sum of the task vectors) or "combined" (the combined vector itself).
+        returns: "weights" (of a weighted sum of the task vectors), "combined" (the combined vector itself) or, of a
+            procedure, "gradients".
         scale: whether the published result is a sum over tasks, a mean, of unit norm, or of a length of its own.
         claims: properties that hold on every input; those not claimed have a counter-example.
-        init: number of tasks -> the first state.
+        init: (number of tasks, *, parameters) -> the first state.
         after_epoch: (state, *, parameters) -> state, called by the loop when an epoch ends.
         after_step: (state, losses, *, parameters) -> state, called after the optimiser's step with the same batch's new
-            losses. Both take those of the rule's parameters that they name.
+            losses. All three take those of the rule's parameters that they name.
         parameters: its keyword-only parameters.
         random: True if it takes `noise`.
         prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1 over all tasks).
@@ -87,10 +97,10 @@ class RuleSpec:
     source: str
     needs: tuple[str, ...]
     granularity: Granularity
-    returns: Literal["weights", "combined"]
+    returns: Literal["weights", "combined", "gradients"]
     scale: Scale
     claims: frozenset[str]
-    init: Callable[[int], Any] | None = None
+    init: Callable[..., Any] | None = None
     after_epoch: Callable[..., Any] | None = None
     after_step: Callable[..., Any] | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -103,6 +113,15 @@ class RuleSpec:
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return self.function(*arguments, **parameters)
+
+    @property
+    def form(self) -> Literal["combine", "procedure"]:
+        return "procedure" if "forward" in self.needs else "combine"
+
+    @property
+    def weighs_losses(self) -> bool:
+        """Whether one backward pass of a weighted sum does."""
+        return self.form == "combine" and not any(need in GRADIENTS for need in self.needs)
 
     def looks_again(self, parameters: Mapping[str, Any]) -> bool:
         """Whether it wants the same batch's losses after the optimiser's step: it has `after_step`, and no `lookahead`
@@ -117,7 +136,6 @@ class RuleSpec:
 
 
 _catalogue = Catalogue("rule", RULES)
-_OF_VECTORS = {"stack", "matrix", "base"}
 
 
 def rule(
@@ -128,7 +146,7 @@ def rule(
     scale: Scale,
     claims: Iterable[str] = (),
     granularity: Granularity | None = None,
-    init: Callable[[int], Any] | None = None,
+    init: Callable[..., Any] | None = None,
     after_epoch: Callable[..., Any] | None = None,
     after_step: Callable[..., Any] | None = None,
     trials: Iterable[dict[str, Any]] = (),
@@ -145,8 +163,12 @@ def rule(
         if claim not in CLAIMS:
             raise UnknownName("claim of a rule", claim, CLAIMS, f"rule {name!r}")
     vectors = needs[:1] in (("stack",), ("matrix",))
-    if not needs or (vectors and needs[1:] not in ((), ("base",))) or (not vectors and set(needs) & _OF_VECTORS):
-        raise BadValue("needs", needs, "stack or matrix, base after it; or losses and gram", f"rule {name!r}")
+    alone = vectors and needs[1:] in ((), ("base",))
+    if not needs or not (alone or any(set(needs) <= set(together) for together in _TOGETHER)):
+        allowed = ["stack or matrix, base after it", *(", ".join(each) for each in _TOGETHER)]
+        raise BadValue("needs", needs, " | ".join(allowed), f"rule {name!r}")
+    if "forward" in needs and claims:
+        raise BadValue("claims", sorted(claims), "none: claims are about rules that combine", f"rule {name!r}")
     if (needs[0] == "matrix") != (otherwise is not None):
         raise BadValue("otherwise", otherwise, "a rule's name for a rule on matrices, else None", f"rule {name!r}")
     if statistic and (not vectors or init):
@@ -163,7 +185,7 @@ def rule(
             source=source,
             needs=needs,
             granularity=granularity or usual,
-            returns="combined" if vectors else "weights",
+            returns="gradients" if "forward" in needs else "combined" if vectors else "weights",
             scale=scale,
             claims=claims,
             init=init,
@@ -214,7 +236,8 @@ def rule_names() -> list[str]:
 
 
 def _check_signature(spec: RuleSpec, arguments: list[str]) -> None:
-    positional = [*spec.needs, *(["state"] if spec.init else []), *(["measured"] if spec.statistic else [])]
+    inputs = ["session"] if spec.form == "procedure" else [*spec.needs]
+    positional = [*inputs, *(["state"] if spec.init else []), *(["measured"] if spec.statistic else [])]
     extra = [*spec.parameters, *(["noise"] if spec.random else []), *(["priority"] if spec.prefers else [])]
     if sorted(arguments) != sorted([*positional, *extra]) or arguments[: len(positional)] != positional:
         raise BadValue(

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 
 from polytask.core.blockwise import in_blocks
-from polytask.core.constraints import PerTask, check_parameters, named_by
+from polytask.core.constraints import PerTask, TaskNames, check_parameters, named_by
 from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.core.noise import Noise
 from polytask.core.rules import BadRow, RuleSpec, find
 
-_SEEN = {"losses": "loss", "gram": "vector", "stack": "vector", "matrix": "vector", "base": "base"}
+_SEEN = {
+    "losses": "loss",
+    "gram": "vector",
+    "stack": "vector",
+    "matrix": "vector",
+    "base": "base",
+    "counts": "number of labels",
+    "validation": "validation loss",
+}
 
 
 class Rule:
@@ -36,14 +44,22 @@ class Rule:
             for name, about in self.spec.parameters.items()
             if isinstance(about.constraint, PerTask)
         }
+        for name, about in self.spec.parameters.items():
+            for task in (self.parameters[name] or ()) if isinstance(about.constraint, TaskNames) else ():
+                if task not in self.tasks:
+                    raise UnknownName("task", task, self.tasks, f"{where}, {name}")
         self.seed = seed
         self.step = 0
-        self.state = self.spec.init(len(self.tasks)) if self.spec.init else None
+        init = self.spec.init
+        every = self._parameters(torch.arange(len(self.tasks)))
+        self.state = init(len(self.tasks), **named_by(init, every)) if init else None
 
     def __call__(
-        self, present: Sequence[str], *inputs: Tensor, priority: Tensor | None = None, keys: Sequence[str] = ()
-    ) -> Tensor:
+        self, present: Sequence[str], *inputs: Any, priority: Tensor | None = None, keys: Sequence[str] = ()
+    ) -> Any:
         """The rule's output for the present tasks; `inputs` in the order of `spec.needs`, rows in that of `present`.
+
+        A procedure has one input, the session.
 
         The step counts when `advance` is called, so that an elementwise rule can be called for many parameters in one
         step (`keys` names the parameter in the noise).
@@ -135,21 +151,25 @@ class Rule:
                 raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
         return torch.tensor([self.tasks.index(task) for task in present], dtype=torch.int64)
 
-    def _check(self, present: Sequence[str], inputs: Sequence[Tensor]) -> None:
+    def _check(self, present: Sequence[str], inputs: Sequence[Any]) -> None:
         """One clear error for inputs of the wrong shape, or that are not finite."""
         where = f"rule {self.spec.name!r}"
         if not present:
             raise BadValue("the number of tasks", 0, "at least 1", where)
+        if self.spec.form == "procedure":
+            return
         for need, value in zip(self.spec.needs, inputs, strict=True):
             tasks = len(present)
             if need == "base":
                 continue
-            wanted = {"losses": (tasks,), "gram": (tasks, tasks)}.get(need, (tasks, *value.shape[1:]))
+            of_task = value.shape[1:] if need in ("stack", "matrix") else ()
+            wanted = (tasks, tasks) if need == "gram" else (tasks, *of_task)
             if tuple(value.shape) != wanted:
                 allowed = f"{wanted}, for tasks {', '.join(present)}"
                 raise BadValue(f"the shape of {need}", tuple(value.shape), allowed, where)
-            if not bool(value.isfinite().all()):
-                worst = int((~value.isfinite()).view(tasks, -1).sum(1).argmax())  # G's own row has the most
+            usable = value.isfinite() | value.isnan() if need == "validation" else value.isfinite()
+            if not bool(usable.all()):
+                worst = int((~usable).view(tasks, -1).sum(1).argmax())  # G's own row has the most
                 raise NotFinite(f"{where}: the {_SEEN[need]} of task {present[worst]!r} is not finite")
 
 

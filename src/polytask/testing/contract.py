@@ -58,9 +58,9 @@ def leaves_global_randomness_alone(spec: RuleSpec) -> None:
 
     @functools.wraps(spec.function)
     def watched(*arguments: Any, **parameters: Any) -> Any:
-        before = _generators()
+        before = generators()
         result = spec.function(*arguments, **parameters)
-        moved.extend(name for name, state in _generators().items() if state != before[name])
+        moved.extend(name for name, state in generators().items() if state != before[name])
         return result
 
     spec_watched = replace(spec, function=watched)
@@ -122,7 +122,8 @@ def _tensors(state: Any) -> list[Tensor]:
     return [tensor for value in state for tensor in ([value] if isinstance(value, Tensor) else _tensors(value))]
 
 
-def _generators() -> dict[str, object]:
+def generators() -> dict[str, object]:
+    """The states of the global generators."""
     state: Any = np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
     _, keys, position, has_gauss, gauss = state
     return {

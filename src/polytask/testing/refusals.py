@@ -24,10 +24,10 @@ def refuses_bad_parameters(spec: RuleSpec) -> None:
         assert parameter.constraint.allows(parameter.default), f"the default of {name} is not allowed"
         for bad in parameter.constraint.bad_values():
             given: dict[str, Any] = {name: bad}
-            message = _refusal(lambda given=given: Rule(spec, ["a"], **given), PolytaskError)
+            message = refusal(lambda given=given: Rule(spec, ["a"], **given), PolytaskError)
             assert message, f"{name} = {bad!r} is accepted"
             assert name in message, f"the error for {name} = {bad!r} does not name it: {message}"
-    assert _refusal(lambda: Rule(spec, ["a"], no_such_parameter=1), UnknownName), "an unknown parameter is accepted"
+    assert refusal(lambda: Rule(spec, ["a"], no_such_parameter=1), UnknownName), "an unknown parameter is accepted"
 
 
 def refuses_bad_inputs(spec: RuleSpec) -> None:
@@ -37,15 +37,15 @@ def refuses_bad_inputs(spec: RuleSpec) -> None:
         vectors, losses = example.vectors.clone(), example.losses.clone()
         vectors[1, -1] = losses[1] = value
         given = inputs(spec, losses, vectors)
-        message = _refusal(lambda given=given: Rule(spec, example.tasks)(example.tasks, *given), NotFinite)
+        message = refusal(lambda given=given: Rule(spec, example.tasks)(example.tasks, *given), NotFinite)
         assert "task1" in message, f"an input that is {value} does not raise an error naming its task: {message}"
     given = inputs(spec, example.losses[:2], example.vectors[:2])
-    assert _refusal(lambda: Rule(spec, example.tasks)(example.tasks, *given), BadValue), "two rows pass for three tasks"
+    assert refusal(lambda: Rule(spec, example.tasks)(example.tasks, *given), BadValue), "two rows pass for three tasks"
     none = inputs(spec, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.float64))
-    assert _refusal(lambda: Rule(spec, example.tasks)([], *none), BadValue), "no task at all is accepted"
+    assert refusal(lambda: Rule(spec, example.tasks)([], *none), BadValue), "no task at all is accepted"
 
 
-def _refusal(call: Callable[[], object], error: type[PolytaskError]) -> str:
+def refusal(call: Callable[[], object], error: type[PolytaskError]) -> str:
     """The message of the error that the call raises, "" if it raises none."""
     try:
         call()

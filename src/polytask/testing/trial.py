@@ -28,6 +28,8 @@ def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor) -> list[Tensor]:
         "losses": lambda: losses.clone(),
         "gram": lambda: vectors @ vectors.T,
         "stack": lambda: vectors.clone(),
+        "counts": lambda: torch.arange(1.0, len(losses) + 1, dtype=torch.float64),
+        "validation": lambda: 1.1 * losses,
     }
     return [made[need]() for need in spec.needs]
 

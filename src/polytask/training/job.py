@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from polytask.balancing import Balancer, balancer
+from polytask.core.constraints import TaskNames
 from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
+from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
@@ -115,8 +117,15 @@ class Job:
 
 
 def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -> Balancer:
-    """What a stage's rule, its options and its tasks' priorities make."""
+    """What a stage's rule, its options and its tasks' priorities make; tasks that a rule may name are those of role
+    target unless it names others."""
     priority = {task: target.task.priority for task, target in targets.items()}
+    main = [task for task, target in targets.items() if target.task.role == "target"]
+    by_role = {
+        name: main
+        for name, about in find(stage.rule.kind).parameters.items()
+        if isinstance(about.constraint, TaskNames) and main
+    }
     return balancer(
         stage.rule.kind,
         tasks=list(targets),
@@ -125,5 +134,5 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
         scale=stage.rule.scale,
         priority=priority if any(value != 1.0 for value in priority.values()) else None,
         seed=seed,
-        **stage.rule.parameters,
+        **{**by_role, **stage.rule.parameters},
     )

@@ -62,6 +62,11 @@ def fit(
             return session.finish()
 
 
+def _numbers(tasks: Sequence[str], values: torch.Tensor) -> dict[str, float | None]:
+    """task -> number, null where there is none."""
+    return {task: None if value != value else value for task, value in zip(tasks, values.tolist(), strict=True)}
+
+
 class _Session:
     """A run in progress; `fit` makes one and calls its methods in their order."""
 
@@ -120,7 +125,8 @@ class _Session:
                 progress.next_stage()
 
     def _new_stage(self, index: int) -> Stage:
-        return Stage(self.job, index, self.model, self._learnable, self._train_rows, self.devices)
+        rows, validation = self._train_rows, self._valid_rows
+        return Stage(self.job, index, self.model, self._learnable, rows, validation, self.devices)
 
     def _run_stage(self, stage: Stage) -> str:
         progress = self.progress
@@ -158,6 +164,8 @@ class _Session:
         values: dict[str, Any] = {"losses": {}, "weights": {}}  # no row of the step has a label
         if report is not None:
             values = {"losses": report.losses, "weights": report.weights}
+            if report.measured:
+                values["measured"] = {what: _numbers(report.tasks, of) for what, of in report.measured.items()}
             if report.cosines is not None:
                 table = [[None if value != value else value for value in row] for row in report.cosines.tolist()]
                 values["cosines"] = {"tasks": report.tasks, "values": table}

@@ -1,6 +1,6 @@
 """One stage of a run: its rows, its parameters, its rule and its optimiser."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ class Stage:
         model: changed in place.
         learnable: names of the parameters that the model itself leaves free to change.
         splits: source -> training rows (with cached features where the encoder offers them).
+        validation: source -> validation rows, likewise; for rules that look at a batch of them.
         devices: where it computes.
     """
 
@@ -37,20 +38,28 @@ class Stage:
         model: Any,
         learnable: Sequence[str],
         splits: dict[str, Any],
+        validation: dict[str, Any],
         devices: Devices,
     ) -> None:
         self.spec = spec = job.stages[index]
         self.model, self.devices = model, devices
         self.targets = job.targets_of(spec)
-        used = {
-            name: _with_labels_of(self.targets, split)
-            for name, split in splits.items()
-            if any(task in self.targets for task in job.data.sources[name].tasks)
-        }
+        used, held_out = (
+            {
+                name: _with_labels_of(self.targets, split)
+                for name, split in rows.items()
+                if any(task in self.targets for task in job.data.sources[name].tasks)
+            }
+            for rows in (splits, validation)
+        )
         noise = Noise(job.run.seed, "stage", index)
         self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
         self.steps = spec.steps or (spec.epochs or 1) * self.mixture.steps_per_epoch
         self.balancer = stage_balancer(spec, self.targets, job.run.seed)
+        self._validation = None
+        if self.balancer.needs_validation:
+            seed = noise.child("validation").torch_seed()
+            self._validation = _Batches(Mixture(held_out, spec.mixture, spec.batch_size, seed))
         if self.balancer.engine.reads == "representation":
             _require_one_representation(spec.name, model, list(used))
         learnable = _trained_by_losses(model, learnable)
@@ -91,6 +100,7 @@ class Stage:
             parameters=self._parameters,
             seed=self._seeds.at(step),
             clip=self.spec.clip,
+            validation=() if self._validation is None else self._validation.at(step),
         )
         if report is not None:
             self.attached.step(step, factor(self.spec.schedule, step, self.steps))
@@ -114,6 +124,21 @@ class Stage:
         self.attached.load_state_dict(values["attached"])
         if self.devices.scaler is not None and values["scaler"] is not None:
             self.devices.scaler.load_state_dict(values["scaler"])
+
+
+class _Batches:
+    """A mixture's batch for each step, whole in every process; asked for in order, rows are read once."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self._mixture, self._next = mixture, -1
+        self._batches: Iterator[list[Batch]] = iter(())
+
+    def at(self, step: int) -> list[Batch]:
+        epoch, start = divmod(step, self._mixture.steps_per_epoch)
+        if step != self._next or start == 0:
+            self._batches = self._mixture.batches(epoch, start)
+        self._next = step + 1
+        return next(self._batches)
 
 
 class _Seeds:

@@ -1,14 +1,16 @@
 """One training step: pieces of a batch -> losses -> balanced gradients -> the optimiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from polytask.balancing import BackwardReport, Balancer
 from polytask.balancing.accumulation import accumulate
+from polytask.balancing.session import VALIDATION
 from polytask.core.errors import MissingInput
 from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
@@ -31,7 +33,7 @@ class TaskLosses:
 
 
 def task_losses(
-    model: nn.Module,
+    model: Callable[..., Any],
     pieces: Sequence[Batch],
     targets: Mapping[str, Target],
     devices: Devices,
@@ -88,6 +90,7 @@ def train_step(
     parameters: Mapping[str, Tensor],
     seed: int,
     clip: float | None,
+    validation: Sequence[Batch] = (),
 ) -> BackwardReport | None:
     """Changes the model by one step; None, and no change, when no row of any process has a label.
 
@@ -98,6 +101,7 @@ def train_step(
         seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
             generator back as it found it), so a resumed run draws the same.
         clip: the largest norm of the gradient.
+        validation: the batch for rules that need one; the same rows in every process.
     """
     devices.seed(seed)
     needs_representation = balancer.engine.reads == "representation"
@@ -106,10 +110,12 @@ def train_step(
     if not found.losses and devices.world == 1:
         return None
     terms = attached.gradients(found.losses, found.representation, parameters)  # before the graph is used up
+    again = Forward(model, pieces, validation, targets, devices, seed)
     report = balancer.backward(
         found.losses,
         parameters,
         representation=found.representation if needs_representation else None,
+        forward=again,
         counts=found.counts,
         scaler=devices.scaler,
     )
@@ -128,22 +134,45 @@ def train_step(
         devices.scaler.update()
     optimizer.zero_grad()
     if balancer.looks_again:
-        after = losses_again(model, pieces, targets, devices, seed)
+        with torch.no_grad():
+            after = again.losses()
         balancer.after_step(after.losses, counts=after.counts)
     return report
 
 
-def losses_again(
-    model: nn.Module, pieces: Sequence[Batch], targets: Mapping[str, Target], devices: Devices, seed: int
-) -> TaskLosses:
-    """The same batch's losses after the step, for rules that compare the two: with the same dropout, without a graph.
+@dataclass(frozen=True)
+class Forward:
+    """The losses of a step as a function, `forward=` of the balancer: it changes nothing.
 
-    Buffers (BatchNorm's running statistics) are left as they were, so that a batch counts once.
+    Buffers (BatchNorm's running statistics) are left as they are, so that a batch counts once. The step's batch sees
+    the same dropout as before; the validation batch goes through the model as in an evaluation.
     """
-    devices.seed(seed)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad():
-        found = task_losses(model, pieces, targets, devices)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    return found
+
+    model: nn.Module
+    pieces: Sequence[Batch]
+    validation: Sequence[Batch]
+    targets: Mapping[str, Target]
+    devices: Devices
+    seed: int
+
+    def __call__(self, parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> dict[str, Tensor]:
+        return self.losses(parameters, batch).losses
+
+    def losses(self, parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> TaskLosses:
+        """With how many labels are behind each."""
+        used = {name: buffer.clone() for name, buffer in self.model.named_buffers()} | dict(parameters or {})
+
+        def call(inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+            return functional_call(self.model, used, (inputs, tasks))
+
+        if batch != VALIDATION:
+            self.devices.seed(self.seed)
+            return task_losses(call, self.pieces, self.targets, self.devices)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            found = task_losses(call, self.validation, self.targets, self.devices)
+        finally:
+            self.model.train(was_training)
+        labelled = {task: loss for task, loss in found.losses.items() if found.counts[task]}
+        return TaskLosses(labelled, found.counts, [])

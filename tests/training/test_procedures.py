@@ -1,0 +1,96 @@
+"""Rules that compute the losses again: what the trainer hands to them, and resuming in between."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.training.runs import events, job, outcome, recipe, table, train, weights
+
+import polytask
+from polytask.core.errors import BadValue, UnknownName
+from polytask.training.job import stage_balancer
+
+DROPOUT = {"kind": "tabular", "embedding": 2, "hidden_sizes": [8], "dropout": 0.3}
+RULES: dict[str, Any] = {
+    "sharpness_aware": {"kind": "sharpness_aware", "inner": "pcgrad", "groups": "layer"},
+    "sharpness_aware, looking again": {"kind": "sharpness_aware", "inner": {"kind": "famo", "learning_rate": 0.1}},
+    "auto_lambda": {"kind": "auto_lambda", "learning_rate": 0.05},
+}
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_resumed_run_equals_a_straight_one(tmp_path, name):
+    settings = {"train__rule": RULES[name], "train__checkpoint_every": 1, "model__encoder": DROPOUT}
+    train(tmp_path / "straight", **settings)
+
+    def stop(event):
+        if event["event"] == "step" and event["step"] == 4:  # the second step of the second epoch
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "broken", listeners=[stop], **settings)
+    train(tmp_path / "broken", resume=True, **settings)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    steps = events(tmp_path / "straight", "step")
+    measured = "validation" if name == "auto_lambda" else "sharpness"
+    assert len(steps) == 6
+    assert all(list(step["measured"][measured]) == list(step["losses"]) for step in steps)
+
+
+def test_a_radius_of_zero_sees_the_same_dropout(tmp_path):
+    """No perturbation, the same dropout: the losses do not rise by a bit, and the run is that of the inner rule."""
+    settings = {"model__encoder": DROPOUT, "train__optimizer": {"kind": "sgd", "lr": 0.1}}
+    rule = {"kind": "sharpness_aware", "inner": "equal", "radius": 0, "private_radius": 0}
+    train(tmp_path / "flat", train__rule=rule, **settings)
+    train(tmp_path / "plain", train__rule="equal", **settings)
+    for flat, plain in zip(events(tmp_path / "flat", "step"), events(tmp_path / "plain", "step"), strict=True):
+        assert set(flat["measured"]["sharpness"].values()) == {0.0}
+        assert flat["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+
+
+def split_table(changed: str | None = None) -> dict[str, Any]:
+    """Rows with their split in a column; the labels of one split turned around."""
+    rows = table()
+    names = np.array(["train"] * 96 + ["valid"] * 32 + ["test"] * 32)
+    return {**rows, "click": np.where(names == changed, 1 - rows["click"], rows["click"]), "split": names}
+
+
+def test_the_validation_batch_is_of_the_validation_split(tmp_path):
+    """Other labels in the test split change no weight of the model, in the validation split they do."""
+    rule = {"kind": "auto_lambda", "learning_rate": 0.05}
+    settings = {"train__rule": rule, "data": {"split": "split"}, "train__epochs": 1}
+    found = {}
+    for name in ("none", "test", "valid"):
+        values = recipe(**settings)
+        polytask.train(values, out=tmp_path / name, data={"data": split_table(name)})
+        found[name] = (weights(tmp_path / name), [step["weights"] for step in events(tmp_path / name, "step")])
+    assert found["test"] == found["none"]
+    assert found["valid"] != found["none"]
+
+
+@pytest.mark.parametrize("primary", [None, ["click", "buy"]])
+def test_primary_tasks_are_those_of_role_target(tmp_path, primary):
+    """Named, or by their role: the same run."""
+    tasks = {"click": "binary", "buy": "binary", "topic": {"kind": "multiclass", "role": "auxiliary"}}
+    rule = {"kind": "auto_lambda", "learning_rate": 0.05, **({"primary": primary} if primary else {})}
+    train(tmp_path / "run", tasks=tasks, train__rule=rule)
+    train(tmp_path / "other", tasks=tasks, train__rule={**rule, "primary": ["click", "buy", "topic"]})
+    found = [step["weights"] for step in events(tmp_path / "run", "step")]
+    assert found != [step["weights"] for step in events(tmp_path / "other", "step")]
+    made = job(tasks=tasks, train__rule=rule)
+    (stage,) = made.stages
+    assert stage_balancer(stage, made.targets, 0).parameters["primary"] == ["click", "buy"]
+
+
+def test_mistakes_are_found_when_the_recipe_is_read(tmp_path):
+    for error, match, rule in [
+        (UnknownName, "no rule 'upgard' .did you mean 'upgrad'", {"kind": "sharpness_aware", "inner": "upgard"}),
+        (BadValue, "radius is -1", {"kind": "sharpness_aware", "radius": -1}),
+        (UnknownName, "primary: no task 'clik' .did you mean 'click'", {"kind": "auto_lambda", "primary": ["clik"]}),
+    ]:
+        with pytest.raises(error, match=match):
+            job(train__rule=rule)
