@@ -31,10 +31,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         for file in sorted(temporary.rglob("*")):
-            _flush(file)
-        _flush(temporary)
-        _replace(path, temporary)
-        _flush(path.parent)
+            flush(file)
+        flush(temporary)
+        replace_directory(path, temporary)
+        flush(path.parent)
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
@@ -49,9 +49,9 @@ def write_file(path: Path, content: bytes) -> None:
     temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"
     try:
         temporary.write_bytes(content)
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -89,7 +89,7 @@ def remove_unfinished(folder: Path) -> None:
             left.unlink()
 
 
-def _replace(path: Path, temporary: Path) -> None:
+def replace_directory(path: Path, temporary: Path) -> None:
     """Gives `temporary` the name `path`; `temporary` is then what had the name before, or gone."""
     if path.is_symlink() or not path.exists():
         os.replace(temporary, path)
@@ -109,7 +109,8 @@ def _exchanged(path: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(path), here, os.fsencode(other), exchange) == 0
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """A file's or a directory's content is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,24 @@
 """The streaming driver: reads models piece by piece, merges, writes. A setting bounds memory, not the model."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from polytask.core.errors import BadValue
+from polytask.merging.contract import Pipeline
+from polytask.merging.fingerprint import fingerprint_of
 from polytask.merging.jobs import TensorJob
+from polytask.merging.layout import index_bytes, shards_of
 from polytask.merging.outcome import MergeReport
+from polytask.merging.passes import Piece, independent
+from polytask.merging.pool import Budget, Pool, one_thread_each, processors
+from polytask.merging.reading import rows_of
+from polytask.merging.stages import stages_of
+from polytask.merging.streaming import Run, Tally, Work, merge_together, take_over
+from polytask.merging.weights.safetensors import INDEX
+from polytask.merging.writer import Output, Workspace
 
 MEMORY = 300 * 2**20
 SHARD = 5 * 10**9
@@ -40,10 +54,81 @@ def merge(
         metadata: of the safetensors files, beside {"format": "pt"}.
         files: given the report, what else belongs in the directory: name -> content, or a file to copy.
         measure: whether norms, cosines and sign conflicts are measured.
-        progress: called with (bytes of output done, bytes of output in all), from any thread.
+        progress: called with (elements done, elements in all), from any thread; what is read twice counts twice.
 
     Raises:
         NotFinite: NaN or infinity in an input, naming file, tensor and index.
         CheckpointError: a full disk (before anything is written where that can be known), or another failed write.
     """
-    raise NotImplementedError
+    start = time.perf_counter()
+    _check(jobs, threads, shard_size)
+    shards = shards_of(jobs, shard_size, {"format": "pt", **(metadata or {})})
+    with Workspace(out, fingerprint_of(shards, seed, measure)) as workspace:
+        output = Output(workspace, shards)
+        tally = Tally(progress)
+        try:
+            with output, Pool(threads or processors()) as pool, one_thread_each():
+                run = Run(output, pool, Budget(memory), tally, measure)
+                pool.each(_calls(run, jobs, seed))
+        except BaseException:
+            workspace.forget_if_empty()
+            raise
+        report = MergeReport(
+            tensors=output.reports(jobs),
+            files=[shard.file for shard in shards],
+            bytes_read=tally.bytes_read,
+            bytes_written=sum(shard.bytes for shard in output.todo),
+            seconds=time.perf_counter() - start,
+            shards_kept=len(output.kept),
+        )
+        index = {INDEX: index_bytes(shards)} if len(shards) > 1 else {}
+        workspace.complete({**index, **(files(report) if files else {})})
+    return report
+
+
+def _calls(run: Run, jobs: Sequence[TensorJob], seed: int) -> list[Callable[[], None]]:
+    """Long calls that do not depend on one another: tensors that share statistics, and tensors that are taken over."""
+    works = {job.name: _work(run, job, seed) for job in jobs if isinstance(job.pipeline, Pipeline)}
+    calls: list[Callable[[], None]] = []
+    for pieces in independent([work.piece for work in works.values()]):
+        together = [works[piece.name] for piece in pieces]
+        if any(run.output.wants(work.job) for work in together):
+            run.tally.expect(together)
+            calls.append(partial(merge_together, run, together))
+    for job in jobs:
+        if not isinstance(job.pipeline, Pipeline) and run.output.wants(job):
+            run.tally.expect([job])
+            calls.append(partial(take_over, run, job))
+    return calls
+
+
+def _work(run: Run, job: TensorJob, seed: int) -> Work:
+    assert isinstance(job.pipeline, Pipeline)
+    rows = rows_of(job, run.tally.read)
+    stages = stages_of(job.pipeline, rows.tasks, job.shape, seed=seed, name=job.name, depth=job.depth)
+    return Work(job, rows, Piece(job.name, job.shape, rows.tasks, stages, rows.read, job.group))
+
+
+def _check(jobs: Sequence[TensorJob], threads: int | None, shard_size: int) -> None:
+    """What would otherwise show late, or never."""
+    if not jobs:
+        raise BadValue("the number of tensors to merge", 0, "at least 1")
+    name, times = Counter(job.name for job in jobs).most_common(1)[0]
+    if times > 1:
+        raise BadValue(f"the number of jobs for the tensor {name!r}", times, "1")
+    if threads is not None and threads < 1:
+        raise BadValue("threads", threads, "a whole number of at least 1")
+    if shard_size < 1:
+        raise BadValue("shard_size", shard_size, "a number of bytes, at least 1")
+    tasks = list(dict.fromkeys(task for job in jobs for task in job.inputs))
+    for job in jobs:
+        if not job.inputs and job.base is None:
+            raise BadValue(f"the sources of the tensor {job.name!r}", "none", "at least one")
+        sources = [*job.inputs.values(), *([job.base] if job.base else [])]
+        for source in sources:
+            found = source.weights.shape(source.name)
+            if found != job.shape:
+                where = source.weights.where(source.name)
+                raise BadValue(f"the shape of {source.name!r}", found, f"{job.shape}, as in the output", where)
+        if isinstance(job.pipeline, Pipeline):
+            job.pipeline.check_tasks(tasks)

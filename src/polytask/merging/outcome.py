@@ -16,6 +16,7 @@ class TensorReport:
         conflicts: [T][T], share of opposite signs among the elements where both are not zero; None where none is.
         merged_norm: length of what was added to the base (of the result where no base was subtracted).
         base_norm: length of the base's values, None without a base.
+        weights: task -> the weight that a rule on Gram matrices chose for this tensor; empty for other rules.
         taken: True for a tensor that was taken over, not merged; then nothing else was measured.
     """
 
@@ -28,6 +29,7 @@ class TensorReport:
     conflicts: list[list[float | None]] = field(default_factory=list)
     merged_norm: float = 0.0
     base_norm: float | None = None
+    weights: dict[str, float] = field(default_factory=dict)
     taken: bool = False
 
 
@@ -37,7 +39,6 @@ class MergeReport:
 
     Attributes:
         tensors: in the order of the jobs; those of shards that an earlier, interrupted run wrote are included.
-        weights: group -> the weights that a rule on Gram matrices chose, by task.
         files: the output's weight files, in order.
         bytes_read, bytes_written: of tensors, by this run.
         seconds: of this run.
@@ -45,7 +46,6 @@ class MergeReport:
     """
 
     tensors: list[TensorReport]
-    weights: dict[str, dict[str, float]]
     files: list[str]
     bytes_read: int
     bytes_written: int

@@ -1,0 +1,56 @@
+"""How much the tasks interfere in a tensor: lengths, angles and signs, measured while the blocks pass by."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from polytask.core import geometry
+from polytask.merging.jobs import TensorJob
+from polytask.merging.outcome import TensorReport
+
+
+@dataclass
+class Sums:
+    """What is added up over the blocks of one tensor, float64."""
+
+    gram: Tensor
+    agreement: Tensor  # elements with equal signs minus elements with opposite ones, for each pair
+    both: Tensor  # elements where both are not zero
+    base: float
+    merged: float = 0.0
+
+    @classmethod
+    def of_rows(cls, rows: Tensor, base: Tensor | None) -> "Sums":
+        """Of one block: rows [T, n] and the base's values [n]."""
+        signs = rows.sign()
+        agreement = (signs @ signs.T).double()
+        present = signs.abs_()
+        both = (present @ present.T).double()
+        return cls(geometry.gram(rows), agreement, both, 0.0 if base is None else float(base @ base))
+
+    def add(self, other: "Sums") -> "Sums":
+        self.gram += other.gram
+        self.agreement += other.agreement
+        self.both += other.both
+        self.merged += other.merged
+        self.base += other.base
+        return self
+
+    def report(self, job: TensorJob, tasks: list[str], weights: dict[str, float]) -> TensorReport:
+        conflicts = (self.both - self.agreement) / (2 * self.both)  # NaN where no element counts
+        return TensorReport(
+            name=job.name,
+            group=job.group,
+            tasks=tasks,
+            elements=job.elements,
+            norms=self.gram.diagonal().clamp(min=0).sqrt().tolist(),
+            cosines=_known(geometry.cosines(self.gram)),
+            conflicts=_known(conflicts),
+            merged_norm=self.merged**0.5,
+            base_norm=self.base**0.5 if job.base else None,
+            weights=weights,
+        )
+
+
+def _known(matrix: Tensor) -> list[list[float | None]]:
+    return [[None if value != value else value for value in row] for row in matrix.tolist()]

@@ -1,0 +1,90 @@
+"""A few threads, and torch on one thread in each of them."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Pool:
+    """Carries out short calls for several callers at once, each of whom gets its results in order.
+
+    Args:
+        threads: that compute.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._workers = ThreadPoolExecutor(threads, "merge")
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._workers.shutdown(cancel_futures=True)
+
+    def execute(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+        """The calls' results in order; few calls are under way or waiting at any time, so few results are held."""
+        pending: deque[Future[Any]] = deque()
+        for call in calls:
+            pending.append(self._workers.submit(call))
+            if len(pending) > 2 * self.threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def each(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Carries out long calls that use `execute`, as many at a time as there are threads, so none of these idles.
+
+        The first error ends it: calls that have not begun are not begun.
+        """
+        with ThreadPoolExecutor(self.threads, "merge-part") as callers:
+            futures = [callers.submit(call) for call in calls]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                callers.shutdown(wait=False, cancel_futures=True)
+                self._workers.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+class Budget:
+    """Bytes that several threads share; whoever wants more than there are waits until nobody else has any."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._used = total, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, wanted: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + wanted <= self._total)
+            self._used += wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= wanted
+                self._changed.notify_all()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """torch computes on the thread that calls it: sums then have the same bits for any number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
