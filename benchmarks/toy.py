@@ -5,8 +5,8 @@ Source      Liu et al. 2021 (CAGrad, arXiv:2110.14048), as Navon et al. 2022 (Na
 Departures  Every rule that reads losses sees them above their lower bounds, -21 times their scale, since many refuse
             losses below zero: FAMO's `min_losses`, for all. An epoch, for the rules that count them, is 500 steps.
 
-Every registered rule that needs nothing but losses and gradients walks from each start; all walk in step, so that one
-evaluation of the two losses serves all.
+Every rule for training that needs nothing but losses and gradients walks from each start; all walk in step, so that one
+evaluation of the two losses serves all. A walk that has stayed near the front for some time is there, and ends.
 """
 
 import time
@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from polytask.core.errors import PolytaskError
+from polytask.core.names import RULES
 from polytask.core.rules import find, rule_names
 from polytask.core.state import Rule
 
@@ -27,6 +28,7 @@ STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 STEPS, RATE, EPOCH = 50_000, 1e-3, 500
 TASKS = ["first", "second"]
 NEAR = 0.05  # from the front: fifty steps of Adam
+STAY = 2000  # steps near the front after which a walk ends
 SPACING = 0.25  # of the points that are kept of a path
 PARAMETERS: dict[str, dict[str, Any]] = {"famo": {"decay": 0.0}}  # as in FAMO's own toy; the others at their defaults
 
@@ -92,7 +94,9 @@ def distance(x: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 
 def fitting(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The rules that need nothing but losses and gradients, and why the others are left out."""
+    """The rules that need nothing but losses and gradients, and why the others are left out; rules that are for merging
+    checkpoints are in neither."""
+    names = [name for name in names if not RULES.get(name, "").startswith("polytask.merging.")]
     left_out = {}
     for name in names:
         wanting = [need for need in find(name).needs if need not in NEEDS]
@@ -139,18 +143,25 @@ def walked(
     walks = [Walk(name) for name in names for _ in starts]
     x = torch.tensor([start for _ in names for start in starts], dtype=torch.float64)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
+    line, near = front(), np.zeros(len(walks), dtype=int)
+    walking = torch.ones(len(walks), dtype=torch.bool)
     places = [x.numpy().copy()]
     for step in range(steps):
-        seen = seen_at(x)
-        d = torch.stack([walk.direction(seen, point, step) for point, walk in enumerate(walks)])
-        first = 0.9 * first + 0.1 * d
-        second = 0.999 * second + 0.001 * d.square()
-        root = (second / (1 - 0.999 ** (step + 1))).sqrt()
-        x = x - RATE * (first / (1 - 0.9 ** (step + 1))) / (root + 1e-8)
+        on = walking.nonzero()[:, 0]
+        seen = seen_at(x[on])
+        d = torch.stack([walks[walk].direction(seen, point, step) for point, walk in enumerate(on.tolist())])
+        first[on] = 0.9 * first[on] + 0.1 * d
+        second[on] = 0.999 * second[on] + 0.001 * d.square()
+        root = (second[on] / (1 - 0.999 ** (step + 1))).sqrt()
+        x[on] -= RATE * (first[on] / (1 - 0.9 ** (step + 1))) / (root + 1e-8)
         if (step + 1) % 10 == 0:
             places.append(x.numpy().copy())
+            near = np.where(distance(places[-1], line) <= NEAR, near + 10, 0)
+            walking = torch.from_numpy(near < STAY)
+            if not bool(walking.any()):
+                break
         if (step + 1) % 1000 == 0:
-            say(f"  step {step + 1:,} of {steps:,}")
+            say(f"  step {step + 1:,} of {steps:,}: {int(walking.sum())} of {len(walks)} walks go on")
     return walks, np.stack(places, axis=1)
 
 
@@ -180,6 +191,7 @@ def measure(
         "scale": SCALE,
         "starts": [list(point) for point in STARTS],
         "near": NEAR,
+        "stay": STAY,
         "rules": found,
         "left_out": left_out,
         "seconds": time.perf_counter() - start,

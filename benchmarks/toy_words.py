@@ -39,7 +39,7 @@ def sentences(results: Mapping[str, Any]) -> str:
 def table(results: Mapping[str, Any]) -> str:
     """The pipe table: a line a rule."""
     starts = len(results["starts"])
-    lines = [["rule", "starts that reach the front", "expected", "at step", "ends at x1"], ["---", *["---:"] * 4]]
+    lines = [["rule", "starts that reach the front", "expected", "at step", "where (x1)"], ["---", *["---:"] * 4]]
     for name, about in results["rules"].items():
         wanted = EXPECTED.get(name)
         reached = f"{about['reached']} of {starts}"
