@@ -15,7 +15,7 @@ import polytask
 from polytask.core.errors import NotFinite
 
 TASKS = ["a", "b", "c"]
-RULES = ["equal", "uncertainty", "pcgrad", "upgrad"]
+RULES = ["equal", "uncertainty", "pcgrad", "upgrad", "data_balanced", "convergence_balanced"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
 PROCEDURES = {"sharpness_aware": {"inner": "upgrad", "radius": 0.1}, "auto_lambda": {"learning_rate": 0.05}}
 NAMES = [*RULES, *ENGINES, *PROCEDURES]
@@ -78,7 +78,7 @@ def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
         optimizer.zero_grad()
         losses, counts, shared = task_losses(model, step, rank, world, representation=name == "representation")
         more: dict[str, Any] = {"representation": shared} if name == "representation" else {}
-        if name in PROCEDURES:  # the validation batch is the same everywhere
+        if name not in ENGINES:  # the validation batch is the same everywhere
             more["forward"] = lambda parameters=None, batch=0, step=step: (
                 functional_losses(model, parameters, step + 4, 0, 1)
                 if batch == "validation"

@@ -15,6 +15,8 @@ RULES: dict[str, Any] = {
     "sharpness_aware": {"kind": "sharpness_aware", "inner": "pcgrad", "groups": "layer"},
     "sharpness_aware, looking again": {"kind": "sharpness_aware", "inner": {"kind": "famo", "learning_rate": 0.1}},
     "auto_lambda": {"kind": "auto_lambda", "learning_rate": 0.05},
+    "coba": {"kind": "coba", "warmup": 1, "history": 3},
+    "flat and convergence_balanced": {"kind": "sharpness_aware", "inner": "convergence_balanced"},
 }
 
 
@@ -36,9 +38,19 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path, name):
     train(tmp_path / "broken", resume=True, **settings)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
     steps = events(tmp_path / "straight", "step")
-    measured = "validation" if name == "auto_lambda" else "sharpness"
     assert len(steps) == 6
-    assert all(list(step["measured"][measured]) == list(step["losses"]) for step in steps)
+    assert steps[0]["weights"] != steps[-1]["weights"]
+    if name != "coba":
+        measured = "validation" if name == "auto_lambda" else "sharpness"
+        assert all(list(step["measured"][measured]) == list(step["losses"]) for step in steps)
+
+
+def test_data_balanced_gets_the_trainer_s_counts(tmp_path):
+    """Half of the rows have no label of `buy`, so its weight goes up and down with its share of the batch."""
+    train(tmp_path / "run", train__rule="data_balanced")
+    found = [step["weights"] for step in events(tmp_path / "run", "step")]
+    assert {weights["click"] for weights in found} == {0.25}
+    assert len({weights["buy"] for weights in found}) > 3
 
 
 def test_a_radius_of_zero_sees_the_same_dropout(tmp_path):

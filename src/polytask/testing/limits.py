@@ -43,7 +43,8 @@ def empty_and_scalar_tensors_work(spec: RuleSpec) -> None:
     for shape in ((), (0,), (1,), (2, 0), (1, 1, 1)):
         stack = torch.arange(1.0, 4.0, dtype=torch.float64).view(3, *[1] * len(shape)).expand(3, *shape).clone()
         flat = stack.flatten(1) if shape else stack[:, None]
-        given = {"losses": torch.ones(3, dtype=torch.float64), "gram": flat @ flat.T, "stack": stack}
+        ones = torch.ones(3, dtype=torch.float64)
+        given = {"losses": ones, "counts": ones, "validation": ones, "gram": flat @ flat.T, "stack": stack}
         output = Rule(spec, tasks)(tasks, *(given[need] for need in spec.needs))
         wanted = shape if spec.returns == "combined" else (3,)
         assert tuple(output.shape) == wanted, f"parameters of shape {shape}: the result has shape {tuple(output.shape)}"
@@ -53,7 +54,7 @@ def empty_and_scalar_tensors_work(spec: RuleSpec) -> None:
 def _same_direction(spec: RuleSpec, example: Example, vector: Tensor, tasks: int) -> None:
     found = outcome(spec, example).combined
     size = float(vector.norm())
-    if spec.needs == ("losses",) or spec.scale == "own":
+    if spec.weighs_losses or spec.scale == "own":
         factor = float(found @ vector) / size**2 if size else 1.0
         assert factor > 0, f"{example.name}: the result is {factor:g} times the vector"
     else:

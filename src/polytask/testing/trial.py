@@ -22,13 +22,15 @@ class Outcome:
     weights: Tensor | None
 
 
-def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor) -> list[Tensor]:
+def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor, step: int = 0) -> list[Tensor]:
     """The rule's inputs in its order, none of which shares memory with the arguments."""
     made = {
         "losses": lambda: losses.clone(),
         "gram": lambda: vectors @ vectors.T,
         "stack": lambda: vectors.clone(),
-        "counts": lambda: torch.arange(1.0, len(losses) + 1, dtype=torch.float64),
+        "counts": lambda: (
+            1 + ((vectors != 0).sum(1).double() + 3 * step) % 4
+        ),  # go with the task, and no scale changes them
         "validation": lambda: 1.1 * losses,
     }
     return [made[need]() for need in spec.needs]
@@ -47,8 +49,8 @@ def history(spec: RuleSpec, example: Example) -> list[tuple[Tensor, Tensor]]:
 def play(rule: Rule, tasks: Sequence[str], steps: Sequence[tuple[Tensor, Tensor]]) -> Outcome:
     """Calls the rule for each step, with an epoch after each; the outcome of the last one."""
     assert steps
-    for losses, vectors in steps:
-        output = rule(tasks, *inputs(rule.spec, losses, vectors))
+    for step, (losses, vectors) in enumerate(steps):
+        output = rule(tasks, *inputs(rule.spec, losses, vectors, step))
         rule.advance()
         rule.after_step(tasks, losses * (0.9 - 0.4 * losses / losses.sum()))  # each falls by a part of its own
         rule.after_epoch()
