@@ -18,7 +18,9 @@ TASKS = ["a", "b", "c"]
 RULES = ["equal", "uncertainty", "pcgrad", "upgrad", "data_balanced", "convergence_balanced"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
 PROCEDURES = {"sharpness_aware": {"inner": "upgrad", "radius": 0.1}, "auto_lambda": {"learning_rate": 0.05}}
-NAMES = [*RULES, *ENGINES, *PROCEDURES]
+CLUSTERS = {"pair": ["a", "b"]}
+CLUSTERED = {"clusters": {"rule": "upgrad"}, "clusters again": {"rule": "sharpness_aware", "inner": "upgrad"}}
+NAMES = [*RULES, *ENGINES, *PROCEDURES, *CLUSTERED]
 ROWS = 12
 # step -> task -> the rows that have a label: everywhere, task b on the first process only, nothing on the second at all
 LABELS = [
@@ -71,8 +73,9 @@ def functional_losses(
 def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
     model = made()
     engine = name if name in ENGINES else "exact"
-    options = PROCEDURES.get(name, {})
-    balancer = polytask.balancer("upgrad" if name in ENGINES else name, tasks=TASKS, engine=engine, **options)
+    options = PROCEDURES.get(name, CLUSTERED.get(name, {"rule": "upgrad" if name in ENGINES else name}))
+    clusters = CLUSTERS if name in CLUSTERED else None
+    balancer = polytask.balancer(**{"rule": name, **options}, tasks=TASKS, engine=engine, clusters=clusters)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in [0, *range(len(LABELS)), 0]:  # twice the same tasks, so that weights may be kept
         optimizer.zero_grad()
@@ -85,7 +88,9 @@ def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
                 else functional_losses(model, parameters, step, rank, world)
             )
         report = balancer.backward(losses, model, counts=counts, **more)
-        assert report.tasks == [task for task in TASKS if len(LABELS[step][task])]
+        present = [task for task in TASKS if len(LABELS[step][task])]
+        seen = present if clusters is None else ["pair" if task in CLUSTERS["pair"] else task for task in present]
+        assert report.tasks == list(dict.fromkeys(seen))
         optimizer.step()
     return {key: value.detach() for key, value in model.named_parameters()}
 

@@ -4,7 +4,7 @@ import pytest
 from tests.training.runs import events, job, outcome, recipe, table, train
 
 import polytask
-from polytask.core.errors import Inconsistent, MissingInput
+from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName
 
 ENGINES = ["representation", {"kind": "interval", "every": 4}]
 
@@ -58,3 +58,33 @@ def test_sources_that_share_no_row(tmp_path):
 def test_options_are_checked_when_the_recipe_is_read():
     with pytest.raises(Inconsistent, match="every belongs to interval, not to exact"):
         job(train__rule={"kind": "upgrad", "engine": {"kind": "exact", "every": 3}})
+
+
+def test_clusters_of_a_recipe(tmp_path):
+    """The rule and the events name clusters; by index they follow the tasks' own, and predicting names tasks."""
+    pairs = {"shop": ["click", "buy"], "rest": ["topic", "price"]}
+    train(tmp_path / "named", train__rule={"kind": "pcgrad", "clusters": pairs})
+    assert all(list(event["losses"]) == list(pairs) for event in events(tmp_path / "named", "step"))
+    assert sorted(polytask.load(tmp_path / "named").targets) == ["buy", "click", "price", "topic"]
+    index = {"click": 11, "buy": 1, "topic": 10, "price": 2}
+    kinds = {"click": "binary", "buy": "binary", "topic": "multiclass", "price": "regression"}
+    tasks = {task: {"kind": kinds[task], "index": place} for task, place in index.items()}
+    train(tmp_path / "found", tasks=tasks, train__rule={"kind": "upgrad", "clusters": {"kind": "index", "number": 2}})
+    assert list(events(tmp_path / "found", "step")[0]["losses"]) == ["buy..price", "topic..click"]
+
+
+@pytest.mark.parametrize(
+    "clusters, error, message",
+    [
+        ("shop", BadValue, r"rule\.clusters is 'shop'; allowed: {cluster: \[tasks\]}"),
+        ({"shop": "click"}, BadValue, r"rule\.clusters\.shop is 'click'; allowed: a list of tasks"),
+        ({"shop": ["click", "clock"]}, UnknownName, r"clusters, shop: no task 'clock' \(did you mean 'click'"),
+        ({"kind": "indx", "number": 2}, BadValue, r"rule\.clusters\.kind is 'indx'"),
+        ({"kind": "index", "number": 0}, BadValue, r"rule\.clusters\.number is 0"),
+        ({"kind": "index", "number": 9}, BadValue, "number is 9; allowed: .* that of the tasks, 4"),
+        ({"kind": "index", "nubmer": 2}, UnknownName, r"rule\.clusters: no key 'nubmer' \(did you mean 'number'"),
+    ],
+)
+def test_bad_clusters_of_a_recipe(clusters, error, message):
+    with pytest.raises(error, match=message):
+        job(train__rule={"kind": "upgrad", "clusters": clusters})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polytask.balancing import distribution
 from polytask.balancing.accumulation import accumulate
+from polytask.balancing.clusters import Clusters, clusters_of
 from polytask.balancing.engine import Engine, Step
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.procedure_rules import ProcedureRules, applied
@@ -54,6 +55,9 @@ class Balancer:
             not another learning rate.
         priority: task -> how much it matters; its mean over all tasks is set to 1. A rule with a published preference
             vector takes it as that, for every other rule it multiplies the loss.
+        clusters: tasks that are one to the rule, {cluster: [tasks]}, or intervals of the tasks' order,
+            {"kind": "index", "number": 5} (see `interval_clusters`). Where the rule or the report names tasks, it then
+            names clusters.
         seed: of a random rule.
         parameters: of the rule.
     """
@@ -67,6 +71,7 @@ class Balancer:
         groups: str = "all",
         scale: str = "published",
         priority: Mapping[str, float] | None = None,
+        clusters: Mapping[str, Any] | None = None,
         seed: int = 0,
         **parameters: Any,
     ) -> None:
@@ -79,6 +84,10 @@ class Balancer:
         for task, value in (priority or {}).items():
             if not Interval(0, open="left").allows(value):
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
+        self._clusters = None if clusters is None else Clusters(clusters_of(clusters, tasks), priority or {})
+        if self._clusters is not None:
+            tasks = list(self._clusters.members)
+            priority = self._clusters.priority if priority else None
         self.tasks = list(tasks) if tasks is not None else None
         self.engine_name, self.engine = _engine(engine, where)
         if self.engine_name != "exact" and (self.spec.weighs_losses or self.spec.form == "procedure"):
@@ -124,6 +133,10 @@ class Balancer:
         pieces = self._checked_representation(representation)
         if not isinstance(losses, Mapping):
             raise BadValue("losses", type(losses).__name__, "a mapping {task: loss}", f"rule {self.spec.name!r}")
+        self._require(model, forward, counts, scaler)
+        if self._clusters is not None:
+            forward = self._clusters.joining(forward, counts, self.step)
+            losses, counts = self._clusters.joined(losses, counts, self.step)
         self._learn_tasks(losses)
         found = step_losses(losses, counts, self.tasks, named_parameters(model))
         if not found.tasks:
@@ -131,7 +144,6 @@ class Balancer:
                 return BackwardReport([], found.values, {})
             raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
         found.refuse_infinite(self.step)
-        self._require(model, forward, counts, scaler)
         step = Step(
             number=self.step,
             tasks=found.tasks,
@@ -173,6 +185,8 @@ class Balancer:
             return
         if losses is None:
             raise MissingInput(f"rule {self.spec.name!r} looks at the losses after the step: after_step(losses)")
+        if self._clusters is not None:
+            losses, counts = self._clusters.joined(losses, counts, self.step)
         found = step_losses(losses, counts, self.tasks, {})
         if not found.tasks:
             return
@@ -192,6 +206,7 @@ class Balancer:
         return {
             "rule": self.spec.name,
             "tasks": self.tasks,
+            "clusters": self._members,
             "step": self.step,
             "rules": self._rules.state_dict(),
             "engine": {"kind": self.engine_name, **self.engine.state_dict()},
@@ -207,6 +222,8 @@ class Balancer:
             raise CheckpointError(f"the saved state is of engine {saved!r}, this balancer's is {self.engine_name!r}")
         if self.tasks is not None and values["tasks"] is not None and self.tasks != list(values["tasks"]):
             raise CheckpointError(f"the saved state is of tasks {values['tasks']}, this balancer's are {self.tasks}")
+        if self._members != values["clusters"]:
+            raise CheckpointError(f"the saved state is of clusters {values['clusters']}, here are {self._members}")
         self.tasks = self.tasks or values["tasks"]
         self.step = values["step"]
         self._rules.load_state_dict(values["rules"])
@@ -274,6 +291,10 @@ class Balancer:
         if not pieces and not distribution.active():  # a process may have no row of this step
             raise MissingInput("engine 'representation' needs backward(losses, model, representation=...)")
         return pieces
+
+    @property
+    def _members(self) -> dict[str, list[str]] | None:
+        return None if self._clusters is None else self._clusters.members
 
     def _require(self, model: Model | None, forward: Any, counts: Any, scaler: Any) -> None:
         """MissingInput for what the rule needs and was not given."""

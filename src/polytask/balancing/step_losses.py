@@ -42,12 +42,8 @@ def step_losses(
     tasks: Sequence[str] | None,
     named: Mapping[str, Tensor],
 ) -> StepLosses:
-    """The present tasks of `tasks`; BadValue or UnknownName for a loss that is not 0-d or has no count."""
-    for task, loss in losses.items():
-        if loss.dim() != 0:
-            raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "(), one number a task")
-        if counts is not None and task not in counts:
-            raise UnknownName("task", task, counts, "counts=")
+    """The present tasks of `tasks`; see `check_losses`."""
+    check_losses(losses, counts)
     if distribution.active():
         tensors = [*losses.values(), *named.values()]
         device = tensors[0].device if tensors else torch.device("cpu")
@@ -59,6 +55,15 @@ def step_losses(
     values = torch.stack([losses[task].detach() for task in present]).double().cpu()
     labels = None if counts is None else torch.tensor([float(counts[task]) for task in present], dtype=torch.float64)
     return StepLosses(present, values, {task: losses[task] for task in present}, labels)
+
+
+def check_losses(losses: Mapping[str, Tensor], counts: Mapping[str, float] | None) -> None:
+    """BadValue or UnknownName for a loss that is not 0-d or has no count."""
+    for task, loss in losses.items():
+        if loss.dim() != 0:
+            raise BadValue(f"the shape of the loss of task {task!r}", tuple(loss.shape), "(), one number a task")
+        if counts is not None and task not in counts:
+            raise UnknownName("task", task, counts, "counts=")
 
 
 def named_parameters(model: Model | None) -> dict[str, Tensor]:

@@ -133,6 +133,7 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
         groups=stage.rule.groups,
         scale=stage.rule.scale,
         priority=priority if any(value != 1.0 for value in priority.values()) else None,
+        clusters=stage.rule.clusters_of({task: target.task.index for task, target in targets.items()}),
         seed=seed,
         **{**by_role, **stage.rule.parameters},
     )

@@ -1,10 +1,12 @@
 """The `train:` or `stages:` part of a recipe, and what holds for the whole run."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polytask.core.validation import Strict
+from polytask.core.errors import BadValue
+from polytask.core.validation import Strict, validated
 from polytask.sharing.spec import Attachments
 from polytask.tasks.mixture import MixtureSpec
 
@@ -31,6 +33,36 @@ class EngineChoice(Strict):
         return self.model_dump(exclude_none=True)
 
 
+class ClusterChoice(Strict):
+    """Clusters of the tasks' order, found for a run: see docs/rules.md.
+
+    Attributes:
+        kind: what makes tasks alike.
+        number: of clusters.
+        values: {task: number} of index (null: the tasks' own `index`, else their order) or signal_to_noise; of affinity
+            a row and a column a task.
+    """
+
+    kind: Literal["index", "signal_to_noise", "affinity"]
+    number: int = Field(ge=1)
+    values: dict[str, float] | tuple[tuple[float, ...], ...] | None = None
+
+
+def _clusters(value: Any) -> Any:
+    """{kind: index, number: 5}, or {cluster: [tasks]}."""
+    if value is None or isinstance(value, ClusterChoice):
+        return value
+    where = "rule.clusters"
+    if not isinstance(value, dict) or not value:
+        raise BadValue(where, value, "{cluster: [tasks]} or {kind: index, number: 5}")
+    if isinstance(value.get("kind"), str):
+        return validated(ClusterChoice, value, where)
+    for cluster, tasks in value.items():
+        if not isinstance(tasks, list | tuple) or not all(isinstance(task, str) for task in tasks):
+            raise BadValue(f"{where}.{cluster}", tasks, "a list of tasks")
+    return value
+
+
 class RuleChoice(Strict):
     """A balancing rule and how it is applied; `parameters` are the rule's own (see `polytask rules NAME`)."""
 
@@ -38,11 +70,21 @@ class RuleChoice(Strict):
     engine: Annotated[EngineChoice, BeforeValidator(_kind)] = EngineChoice()
     groups: Literal["all", "layer", "tensor"] = "all"
     scale: Literal["published", "sum", "mean", "unit"] = "published"
+    clusters: Annotated[ClusterChoice | dict[str, tuple[str, ...]] | None, BeforeValidator(_clusters)] = None
     parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def clusters_of(self, index: Mapping[str, float | None]) -> dict[str, Any] | None:
+        """What the balancer takes; `index` is the tasks' own, which clusters by index follow where there is one."""
+        if not isinstance(self.clusters, ClusterChoice):
+            return self.clusters
+        options = self.clusters.model_dump(exclude_none=True)
+        if self.clusters.kind == "index" and any(place is not None for place in index.values()):
+            options.setdefault("values", {task: place for task, place in index.items() if place is not None})
+        return options
 
 
 def _rule(value: Any) -> Any:
-    """Keys beside engine, groups and scale are the rule's parameters: `{kind: dwa, temperature: 1}`."""
+    """Keys beside engine, groups, scale and clusters are the rule's parameters: `{kind: dwa, temperature: 1}`."""
     value = _kind(value)
     if not isinstance(value, dict) or "parameters" in value:
         return value
