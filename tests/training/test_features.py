@@ -119,7 +119,7 @@ def test_a_training_run_takes_the_same_steps_with_and_without_cache(tmp_path, mo
         mask = torch.ones_like(tokens)
         inputs = {"input_ids": Ragged(tokens, offsets), "attention_mask": Ragged(mask, offsets)}
         texts[split] = rows.with_inputs(inputs)
-    monkeypatch.setattr(type(base), "schema", TEXT)
+    monkeypatch.setattr(type(base), "schemas", {"data": TEXT})
     source = replace(base.data.sources["data"], splits=texts)
     encoder = {"kind": "transformer", "config": {**TINY_BERT, "hidden_dropout_prob": 0.0}, "trainable": {"last": 1}}
     encoder["config"]["attention_probs_dropout_prob"] = 0.0

@@ -87,30 +87,45 @@ class Trained:
         rows: "polars.DataFrame | Mapping[str, Any]",
         tasks: Iterable[str] | None = None,
         place: Place | None = None,
+        source: str | None = None,
     ) -> "polars.DataFrame":
         """A column a task, in the order of the rows: probabilities, classes or values in the label's units (see
         Target.decode).
 
         With several sources the tasks of each are predicted from the same rows, which must have the columns that these
-        sources need. `place` says where the rows come from, for messages.
+        sources need. `place` says where the rows come from, for messages. `source` names the source whose columns and
+        stem all these tasks are to read, also one that they never had in training.
         """
         import polars
 
-        outputs = self.outputs(rows, self._named(tasks), place)
+        outputs = self.outputs(rows, self._named(tasks), place, source)
         columns: dict[str, Any] = {}
         for task, values in outputs.items():
             columns |= self.targets[task].decode(values)
         return polars.DataFrame(columns)
 
-    def outputs(self, rows: Any, tasks: Iterable[str], place: Place | None = None) -> dict[str, torch.Tensor]:
+    def outputs(
+        self, rows: Any, tasks: Iterable[str], place: Place | None = None, source: str | None = None
+    ) -> dict[str, torch.Tensor]:
         """The heads' raw outputs (logits; standardised values) for each task."""
         frame, wanted = _frame(rows), list(tasks)
+        if source is not None:
+            return self._from_source(source, frame, wanted, place)
         found: dict[str, torch.Tensor] = {}
         for source, preprocessor in self._preprocessors.items():
             here = [task for task in wanted if task in self._sources[source]]
             if here:
                 found |= self._forward(preprocessor.transform(frame, place), here, frame.height)
         return {task: found[task] for task in wanted}
+
+    def _from_source(
+        self, source: str, frame: "polars.DataFrame", tasks: list[str], place: Place | None
+    ) -> dict[str, torch.Tensor]:
+        if source not in self._preprocessors:
+            raise UnknownName("source", source, self._preprocessors, str(self.path))
+        inputs = self._preprocessors[source].transform(frame, place)
+        by_source = self.model.stems is not None and self.model.stems.by == "source"
+        return self._forward(inputs, tasks, frame.height, stem=source if by_source else None)
 
     def evaluate(
         self,
@@ -125,7 +140,9 @@ class Trained:
         outputs = self.outputs(frame, named, place)
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 
-    def _forward(self, inputs: Mapping[str, Any], tasks: list[str], height: int) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, inputs: Mapping[str, Any], tasks: list[str], height: int, stem: str | None = None
+    ) -> dict[str, torch.Tensor]:
         pieces: list[dict[str, torch.Tensor]] = []
         device = next(self.model.parameters()).device
         if height == 0:
@@ -135,7 +152,7 @@ class Trained:
                 index = torch.arange(start, min(start + _BATCH, height))
                 batch = {name: x.padded(index) if isinstance(x, Ragged) else x[index] for name, x in inputs.items()}
                 whole = Batch(batch, {}, {}, index, "").to(device)
-                pieces.append({task: y.cpu() for task, y in self.model(whole.inputs, tasks).items()})
+                pieces.append({task: y.cpu() for task, y in self.model(whole.inputs, tasks, stem).items()})
         return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
 
     def _named(self, tasks: Iterable[str] | None) -> list[str]:
@@ -169,12 +186,13 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
         raise CheckpointError(f"{path}: {error}; --load FILE.py imports the file that adds it") from None
     model = build_model(
         spec,
-        InputSchema.from_json(config["schema"]),
+        {name: InputSchema.from_json(schema) for name, schema in config["schemas"].items()},
         outputs,
         config["heads"],
         seed=0,
         encoder=encoder,
         attachments=attached.attachments,
+        sources=config["sources"],
     )
     try:
         model.load_state_dict(checkpoint.tensors())

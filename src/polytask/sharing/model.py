@@ -11,10 +11,12 @@ from polytask.core.inputs import InputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory
+from polytask.sharing.encoders.mlp import MLP
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
 from polytask.sharing.names import SHARING
 from polytask.sharing.spec import AttachmentOptions, EncoderOptions, ModelSpec
+from polytask.sharing.stems import Stems, one_schema
 
 
 class MultiTaskModel(nn.Module):
@@ -28,6 +30,7 @@ class MultiTaskModel(nn.Module):
         heads: a head a task; their order is the order of the outputs.
         spec: what the model was built from, complete enough to build it again without any other file.
         attachments: those that the model computes with, in their order.
+        stems: what reads the inputs first, where tasks do not read them alike.
     """
 
     def __init__(
@@ -36,8 +39,10 @@ class MultiTaskModel(nn.Module):
         heads: TaskModules,
         spec: ModelSpec | None = None,
         attachments: Mapping[str, Attachment] | None = None,
+        stems: Stems | None = None,
     ) -> None:
         super().__init__()
+        self.stems = stems
         self.sharing = sharing
         self.heads = heads
         self.attachments = nn.ModuleDict(attachments)
@@ -51,18 +56,33 @@ class MultiTaskModel(nn.Module):
     def tasks(self) -> list[str]:
         return list(self.heads)
 
-    def forward(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """{task: [B] or [B, outputs]} for the named tasks (None: all), computing nothing that only the others need."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
+    ) -> dict[str, Tensor]:
+        """{task: [B] or [B, outputs]} for the named tasks (None: all), computing nothing that only the others need.
+
+        `stem` reads the inputs for all of them instead of their own, also one that these tasks never had in training.
+        """
         named = self._named(tasks)
         if not named:
             return {}
-        if self.attachments:
-            return self.from_representation(self.representation(inputs), named)
-        return self._outputs(self.sharing(inputs, named))
+        if self.stems is None:
+            return self._from_trunk(inputs, named)
+        found: dict[str, Tensor] = {}
+        for served, read in self.stems.groups(inputs, named, stem):
+            found |= self._from_trunk(read, served)
+        return {task: found[task] for task in named}
 
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
-        """What all tasks share; MissingInput where the architecture shares nothing."""
-        return self.sharing.representation(inputs)
+    def _from_trunk(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        if self.attachments:
+            return self.from_representation(self.sharing.representation(inputs), tasks)
+        return self._outputs(self.sharing(inputs, tasks))
+
+    def representation(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> Float[Tensor, "B d"]:
+        """What the named tasks (None: all) share; MissingInput where the architecture shares nothing, or where these
+        tasks read the inputs through different stems."""
+        read = inputs if self.stems is None else self.stems.one(inputs, self._named(tasks))
+        return self.sharing.representation(read)
 
     def from_representation(
         self, representation: Float[Tensor, "B d"], tasks: Iterable[str] | None = None
@@ -92,13 +112,14 @@ class MultiTaskModel(nn.Module):
 
 def build_model(
     spec: ModelSpec,
-    schema: InputSchema,
+    schema: InputSchema | Mapping[str, InputSchema],
     outputs: Mapping[str, int],
     heads: Mapping[str, Iterable[int]] | None = None,
     *,
     seed: int,
     encoder: EncoderFactory | None = None,
     attachments: Sequence[AttachmentOptions] = (),
+    sources: Mapping[str, str] | None = None,
 ) -> MultiTaskModel:
     """A new model.
 
@@ -107,32 +128,51 @@ def build_model(
 
     Args:
         spec: the recipe's `model:`.
-        schema: the inputs.
+        schema: the inputs, of every source or by source.
         outputs: task -> width of its head's output, in order.
         heads: task -> hidden sizes of its head; a task that is not named has none.
         encoder: a factory instead of `spec.encoder`.
         attachments: options of those that belong to the model.
+        sources: task -> its source, where there are several.
     """
     tasks, heads = list(outputs), dict(heads or {})
     _check_tasks(outputs, heads)
+    schemas = {"data": schema} if isinstance(schema, InputSchema) else dict(schema)
+    stems = None
+    if spec.stems is not None:
+        of = {task: (sources or {}).get(task, next(iter(schemas))) for task in tasks}
+        stems = Stems(spec.stems, schemas, of, seed)
+    read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
-    sharing = architecture(_encoder_maker(spec, schema, seed, encoder), tasks, spec.sharing, seed)
+    sharing = architecture(_encoder_maker(spec, read, seed, encoder), tasks, spec.sharing, seed)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
             modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
-    model = MultiTaskModel(sharing, modules, _resolved(spec, sharing), attached(attachments, sharing, tasks, seed))
+    resolved = _resolved(spec, sharing, stems)
+    model = MultiTaskModel(sharing, modules, resolved, attached(attachments, sharing, tasks, seed), stems)
     if spec.init_from is not None:
         model.start = initialise_from(model, spec.init_from)
     return model
 
 
-def _resolved(spec: ModelSpec, sharing: nn.Module) -> ModelSpec:
+def _resolved(spec: ModelSpec, sharing: nn.Module, stems: Stems | None) -> ModelSpec:
     """The spec that builds the same model from a checkpoint alone: what was read from elsewhere is in the weights."""
-    options = [
-        module.options for module in sharing.modules() if isinstance(getattr(module, "options", None), EncoderOptions)
-    ]
-    return spec.model_copy(update={"init_from": None, **({"encoder": options[0]} if options else {})})
+    changed: dict[str, Any] = {"init_from": None}
+    encoder = _options_read(sharing)
+    if encoder is not None:
+        changed["encoder"] = encoder
+    if stems is not None and spec.stems is not None:
+        read = {name: _options_read(stem) for name, stem in stems.stems.items()}
+        of = {**spec.stems.of, **{name: options for name, options in read.items() if options is not None}}
+        changed["stems"] = spec.stems.model_copy(update={"of": of})
+    return spec.model_copy(update=changed)
+
+
+def _options_read(module: nn.Module) -> EncoderOptions | None:
+    """The options of the first encoder that reads files."""
+    found = (getattr(part, "options", None) for part in module.modules())
+    return next((options for options in found if isinstance(options, EncoderOptions)), None)
 
 
 def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
@@ -147,9 +187,13 @@ def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
 
 
 def _encoder_maker(spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None) -> MakeEncoder:
+    options = spec.encoder
+    if options is None and spec.stems is not None:
+        options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
+
     def make_encoder() -> Encoder:
         with seeded(seed, "encoder"):
-            return build(spec.encoder, schema) if factory is None else build_from_factory(factory, schema)
+            return build(options, schema) if factory is None else build_from_factory(factory, schema)
 
     return make_encoder
 

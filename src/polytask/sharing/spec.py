@@ -4,14 +4,14 @@ This module imports no torch; the class behind a kind is imported when a recipe 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from polytask.core.catalogue import Catalogue
-from polytask.core.errors import BadValue
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.validation import Strict, validated
 from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 
@@ -88,15 +88,58 @@ class AttachedSpec(Strict):
     attachments: Attachments = ()
 
 
+@dataclass(frozen=True)
+class _KindsByName:
+    """{name: kind or {kind: ..., ...}} -> {name: the options of that encoder}."""
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise BadValue("model.stems.of", value, "a mapping {name: encoder}")
+        return {name: _Kind(ENCODERS).options(each, f"model.stems.of.{name}") for name, each in value.items()}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.__call__).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "object", "additionalProperties": _Kind(ENCODERS).__get_pydantic_json_schema__(schema, handler)}
+
+
+class StemsSpec(Strict):
+    """What reads the inputs before the trunk (`encoder`), where sources or tasks do not all read them alike.
+
+    Attributes:
+        by: a stem for each source, or for each task.
+        width: of what every stem gives; a stem whose encoder has another width gets a linear map.
+        default: the encoder of a stem that `of` does not name.
+        of: source or task -> the encoder of its stem.
+    """
+
+    by: Literal["source", "task"] = "source"
+    width: int = Field(default=64, ge=1)
+    default: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
+    of: Annotated[dict[str, SerializeAsAny[EncoderOptions]], _KindsByName()] = Field(default_factory=dict)
+
+
 class ModelSpec(Strict):
     """What a model is made of.
 
     Attributes:
         init_from: a checkpoint directory whose tensors the new model starts from.
-        encoder: what turns inputs into features; None when a factory from Python is given instead.
+        stems: what reads the inputs first, by source or task; None lets the encoder read them.
+        encoder: what turns inputs into features, after the stems if there are any; None when a factory from Python is
+            given instead, or where the stems suffice.
         sharing: how the tasks share it.
     """
 
     init_from: str | None = None
+    stems: StemsSpec | None = None
     encoder: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
     sharing: Annotated[SerializeAsAny[SharingOptions], _Kind(SHARING)] = Field(default="hard", validate_default=True)
+
+
+def check_stems(spec: StemsSpec, sources: list[str], tasks: list[str]) -> None:
+    """UnknownName for a stem of a source or task that the data lack."""
+    known = tasks if spec.by == "task" else sources
+    for name in spec.of:
+        if name not in known:
+            raise UnknownName(spec.by, name, known, "model.stems.of")

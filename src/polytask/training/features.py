@@ -47,6 +47,8 @@ class FrozenFeatures:
     def _of_source(self, split: Any) -> Any:
         if self._encoder is None or not isinstance(split, Examples):
             return split
+        if "attention_mask" not in split.inputs:  # a source whose stem reads no text
+            return split
         # the cached rows hold the same tensor of row numbers, so its identity stays theirs
         key = (self._frozen, self._devices.precision, split.source, id(split.rows))
         if key not in self._cache:

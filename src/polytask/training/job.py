@@ -8,10 +8,11 @@ from torch import nn
 
 from polytask.balancing import Balancer, balancer
 from polytask.core.constraints import TaskNames
-from polytask.core.errors import BadValue, Inconsistent, UnknownName
+from polytask.core.errors import Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
+from polytask.sharing.spec import check_stems
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
 from polytask.training.spec import RunSpec, StageSpec
@@ -43,6 +44,8 @@ class Job:
         for task in self.tasks:
             if task not in self.data.targets:
                 raise UnknownName("task", task, self.data.targets)
+        if self.model.stems is not None:
+            check_stems(self.model.stems, list(self.data.sources), list(self.data.targets))
         for stage in self.stages:
             for task in stage.tasks or ():
                 if task not in self.tasks:
@@ -74,18 +77,17 @@ class Job:
         return list(found.values())
 
     @property
-    def schema(self) -> InputSchema:
-        """The inputs of the sources in use, which must be alike: one encoder reads them all."""
-        used = {
+    def schemas(self) -> dict[str, InputSchema]:
+        """The inputs of each source in use."""
+        return {
             name: source.schema for name, source in self.data.sources.items() if set(source.tasks) & set(self.tasks)
         }
-        first, *others = used
-        for other in others:
-            if used[other] != used[first]:
-                raise BadValue(
-                    f"the inputs of source {other!r}", used[other], f"{used[first]}, as those of source {first!r}"
-                )
-        return used[first]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """task -> its source."""
+        of = {task: name for name, source in self.data.sources.items() for task in source.tasks}
+        return {task: of[task] for task in self.tasks}
 
     def build(self) -> MultiTaskModel:
         targets = self.targets
@@ -93,12 +95,13 @@ class Job:
         heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
         return build_model(
             self.model,
-            self.schema,
+            self.schemas,
             outputs,
             heads,
             seed=self.run.seed,
             encoder=self.encoder,
             attachments=self.attachments,
+            sources=self.sources,
         )
 
     def config(self, model: MultiTaskModel) -> dict[str, Any]:
@@ -110,7 +113,8 @@ class Job:
             "model": {**spec.model_dump(mode="json"), "init_from": None},
             "python_encoder": self.encoder is not None,
             "attachments": [each.model_dump(mode="json") for each in self.attachments],
-            "schema": self.schema.to_json(),
+            "schemas": {name: schema.to_json() for name, schema in self.schemas.items()},
+            "sources": self.sources,
             "outputs": {task: target.outputs for task, target in targets.items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
         }

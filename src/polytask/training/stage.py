@@ -61,7 +61,7 @@ class Stage:
             seed = noise.child("validation").torch_seed()
             self._validation = _Batches(Mixture(held_out, spec.mixture, spec.batch_size, seed))
         if self.balancer.engine.reads == "representation":
-            _require_one_representation(spec.name, model, list(used))
+            _require_one_representation(spec.name, model, list(used), list(self.targets))
         learnable = _trained_by_losses(model, learnable)
         self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
         self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
@@ -190,11 +190,13 @@ def _begins(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def _require_one_representation(stage: str, model: Any, sources: list[str]) -> None:
+def _require_one_representation(stage: str, model: Any, sources: list[str], tasks: list[str]) -> None:
     """An error unless all tasks of the stage read one representation of the same rows."""
     where = f"stage {stage!r}, engine 'representation'"
     if not model.sharing.shares:
         raise MissingInput(f"{where}: the tasks share no representation; choose another `sharing` or engine 'exact'")
+    if model.stems is not None and model.stems.by == "task" and len(tasks) > 1:
+        raise MissingInput(f"{where}: each task has a stem of its own; choose stems by source or engine 'exact'")
     if len(sources) > 1:
         raise Inconsistent(
             f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so at the representation no two "

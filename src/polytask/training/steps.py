@@ -74,7 +74,7 @@ def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | 
     """The outputs; the representation that they are computed from is appended to `shared`, if that is a list."""
     if shared is None:
         return model(batch.inputs, tasks)
-    shared.append(model.representation(batch.inputs))
+    shared.append(model.representation(batch.inputs, tasks))
     return model.from_representation(shared[-1], tasks)
 
 
