@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from polytask.core import rules
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The tests' tensors are small: more threads cost more than they give. A test about threads sets their number itself.
@@ -32,6 +34,12 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     pytest.skip("needs Chromium: `make system-packages` installs Debian's")
+
+
+@pytest.fixture(autouse=True)
+def no_rule_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that a test adds is gone after it: the listing and the JSON schema name every rule that there is."""
+    monkeypatch.setattr(rules._catalogue, "_added", dict(rules._catalogue._added))
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pages import blocks, commands, walk
-from polytask.core import rules
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,14 +28,7 @@ KEYS = re.compile(r"^<!-- keys: ([\w.:]+) -->\n+\| key [^\n]*\n\|[-| ]+\n(.*?)(?
 ROW = re.compile(r"^\| (?P<keys>`[^|]*) \|(?P<default>[^|]*)\|", flags=re.MULTILINE)
 
 
-@pytest.fixture
-def rules_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that a page declares is gone after it."""
-    monkeypatch.setattr(rules._catalogue, "_added", dict(rules._catalogue._added))
-
-
 @every_page
-@pytest.mark.usefixtures("rules_as_they_were")
 def test_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import polytask
-from polytask.core import rules
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.rules import RuleSpec, find, rule, rule_names
 from polytask.testing import check_rule
@@ -51,7 +50,6 @@ def sign_agreement(stack: Tensor, *, share: Annotated[float, Interval(0.5, 1, op
 
 @pytest.fixture
 def sign_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RuleSpec]:
-    monkeypatch.setattr(rules._catalogue, "_added", dict(rules._catalogue._added))
     path = tmp_path / "my_rule.py"
     path.write_text(RULE)
     module_spec = importlib.util.spec_from_file_location("my_rule", path)
