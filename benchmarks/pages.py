@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and the tables in README.md, made from the newest result of each experiment."""
+"""docs/benchmarks.md, and what other pages say of results, made from the newest result of each experiment."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +12,8 @@ from polytask.evaluation.formatting import counted, duration, fixed, listed, mag
 from polytask.evaluation.table import FORMULA, Comparison, Row, comparison
 from polytask.evaluation.writers import markdown_text
 
-PAGE, README = results.ROOT / "docs" / "benchmarks.md", results.ROOT / "README.md"
+PAGE = results.ROOT / "docs" / "benchmarks.md"
+MARKED = (results.ROOT / "README.md", results.ROOT / "docs" / "balancing.md")
 
 _HEAD = f"""# Benchmarks
 
@@ -38,10 +39,8 @@ Record = Mapping[str, Any]
 
 
 def write_pages(folder: Path = results.FOLDER) -> list[Path]:
-    """Writes docs/benchmarks.md, and README.md where it has markers; returns the files that changed."""
-    texts = {PAGE: page(folder)}
-    if README.exists():
-        texts[README] = with_tables(README.read_text(encoding="utf-8"), folder)
+    """Writes docs/benchmarks.md, and the other pages where they have markers; returns the files that changed."""
+    texts = {PAGE: page(folder)} | {path: with_tables(path.read_text(encoding="utf-8"), folder) for path in MARKED}
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in changed:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,12 +121,8 @@ def _section(name: str, experiment: Experiment, record: Record, records: Mapping
 def _rules_section(name: str, experiment: Experiment, records: Mapping[str, Record | None]) -> str:
     """Every row beside the one that the experiment names; with the rows of the experiments beside it."""
     assert experiment.against is not None
-    parts = {
-        other: record
-        for other, record in records.items()
-        if record is not None and (other == name or read_experiment(other).beside == name)
-    }
-    measured = results.joined([parts[name], *(record for other, record in parts.items() if other != name)])
+    parts = _parts(name, records)
+    measured = results.joined(list(parts.values()))
     reference, others = rules_table.lines(measured, experiment.against)
     return (
         "\n".join(
@@ -144,6 +139,12 @@ def _rules_section(name: str, experiment: Experiment, records: Mapping[str, Reco
         )
         + "\n"
     )
+
+
+def _parts(name: str, records: Mapping[str, Record | None]) -> dict[str, Record]:
+    """The result of an experiment, and those of the experiments whose rows stand in its table."""
+    names = [name, *(other for other in records if read_experiment(other).beside == name)]
+    return {other: record for other in names if (record := records[other]) is not None}
 
 
 def _toy_section(name: str, experiment: Experiment, record: Record) -> str:
@@ -170,7 +171,13 @@ def _measurement(name: str, experiment: Experiment, record: Record) -> str:
 
 
 def _brief(name: str, experiment: Experiment, record: Record, folder: Path) -> str:
-    """For the README: beside the trees where there are some, else the whole table."""
+    """For another page: the verdicts on rules, networks beside the trees where there are some, else the whole table."""
+    if experiment.kind == "toy":
+        return toy_words.sentences(record["results"]) + "\n"
+    if experiment.against is not None:
+        parts = _parts(name, {other: results.newest(other, folder) for other in experiment_names()})
+        measured = results.joined(list(parts.values()))
+        return rules_table.sentences(*rules_table.lines(measured, experiment.against)) + "\n"
     if experiment.kind in _MEASUREMENTS:
         return _MEASUREMENTS[experiment.kind](record["results"]) + "\n"
     if experiment.kind == "trees":

@@ -116,8 +116,9 @@ def test_the_documentation_is_what_the_results_say() -> None:
     assert pages.PAGE.read_text(encoding="utf-8") == pages.page(), "make bench ARGS=--tables-only"
 
 
-def test_the_readme_is_what_the_results_say() -> None:
-    text = pages.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", pages.MARKED, ids=lambda path: path.name)
+def test_other_pages_are_what_the_results_say(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     assert pages.with_tables(text) == text, "make bench ARGS=--tables-only"
 
 
