@@ -85,6 +85,7 @@ bench: $(DEV)  ## run the benchmarks, write docs/benchmarks.md
 docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m polytask.recipes.json_schema
+	$(BIN)/python -m polytask.merging.json_schema
 
 constraints:  ## pin today's versions: constraints.txt from a fresh environment's pip freeze
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze

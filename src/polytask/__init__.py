@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from polytask.balancing import balancer
     from polytask.core.errors import PolytaskError
     from polytask.evaluation.trained import load
+    from polytask.merging.run import merge
     from polytask.recipes.run import compare, train
     from polytask.sharing.attachments.contract import attachment
 
-__all__ = ["PolytaskError", "__version__", "attachment", "balancer", "compare", "load", "testing", "train"]
+__all__ = ["PolytaskError", "__version__", "attachment", "balancer", "compare", "load", "merge", "testing", "train"]
 
 # name -> "module" or "module:attribute"
 _LOADED_ON_USE = {
@@ -25,6 +26,7 @@ _LOADED_ON_USE = {
     "balancer": "polytask.balancing:balancer",
     "compare": "polytask.recipes.run:compare",
     "load": "polytask.evaluation.trained:load",
+    "merge": "polytask.merging.run:merge",
     "testing": "polytask.testing",
     "train": "polytask.recipes.run:train",
 }

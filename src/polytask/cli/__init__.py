@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import polytask
-from polytask.cli import compare, demo, evaluate, init, predict, recipes, report, rules, train
+from polytask.cli import compare, demo, evaluate, init, merge, predict, recipes, report, rules, train
 from polytask.cli.command import register
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ register(app, "demo", demo.demo, examples=demo.EXAMPLES)
 register(app, "init", init.init, examples=init.EXAMPLES)
 register(app, "train", train.train, examples=train.EXAMPLES, loads=True)
 register(app, "compare", compare.compare, examples=compare.EXAMPLES, loads=True)
+register(app, "merge", merge.merge, examples=merge.EXAMPLES, loads=True)
 register(app, "predict", predict.predict, examples=predict.EXAMPLES, loads=True)
 register(app, "evaluate", evaluate.evaluate, examples=evaluate.EXAMPLES, loads=True)
 register(app, "rules", rules.rules, examples=rules.EXAMPLES, loads=True)

@@ -1,4 +1,4 @@
-"""`polytask report`: one self-contained page from run and compare directories."""
+"""`polytask report`: one self-contained page from runs, comparisons and merged models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,9 @@ EXAMPLES = ("polytask report results", "polytask report runs/first runs/second -
 
 
 def report(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What `train` or `compare` wrote.")],
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="What `train`, `compare` or `merge` wrote.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The page; by default report.html in the first DIR.")
     ] = None,

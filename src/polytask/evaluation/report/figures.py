@@ -228,6 +228,32 @@ def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]]
     return {"data": [trace], "layout": layout}
 
 
+def layers_figure(
+    names: Sequence[str], lines: Mapping[str, Sequence[float | None]], look: Mapping[str, Look], *, zero: bool = False
+) -> Spec:
+    """A line a series over the layers of a model, in their order; a layer without a value leaves a gap."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": list(names),
+            "y": [None if value is None else _rounded(value) for value in values],
+            "line": {"color": look[name].colour, "width": 2, "dash": look[name].dash},
+            "marker": {"color": look[name].colour, "size": 6, "symbol": look[name].symbol},
+            "hovertemplate": "%{y:.3~g}",
+        }
+        for name, values in lines.items()
+    ]
+    layout = _layout()
+    layout["height"] = 320
+    layout["xaxis"] |= {"type": "category", "tickangle": -45}
+    layout["hovermode"] = "x unified"
+    if zero:
+        layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "$muted", "zerolinewidth": 1}
+    return {"data": traces, "layout": layout}
+
+
 def _band(line: Line, look: Look) -> Spec:
     """A closed outline: up along the highest seed, back along the lowest."""
     return {

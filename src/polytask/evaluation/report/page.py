@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.errors import MissingInput
-from polytask.evaluation.report import panels, tables, words
+from polytask.evaluation.report import merges, panels, tables, words
 from polytask.evaluation.report.figures import Look, Spec, looks
+from polytask.evaluation.report.merging import Merge
 from polytask.evaluation.report.panels import DrawnTask, Panel
 from polytask.evaluation.report.reading import Run, Study, Variant, read
 from polytask.evaluation.table import FORMULA
@@ -41,12 +42,12 @@ class Page:
 
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
-    """Writes one self-contained HTML file from run and compare directories, in any mixture.
+    """Writes one self-contained HTML file from run, compare and merge directories, in any mixture.
 
     Comparisons come first, each with its section; the runs share one. The same directories give the same bytes.
 
     Args:
-        directories: run directories (RUN) and compare directories.
+        directories: run directories (RUN), compare directories, merged models.
         out: the file; or a directory, which then gets report.html.
 
     Returns:
@@ -54,10 +55,10 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
 
     Raises:
         MissingInput: no directory was given.
-        CheckpointError: a directory is neither a run nor a compare, or is damaged.
+        CheckpointError: a directory is neither a run, a compare nor a merge, or is damaged.
     """
     if not directories:
-        raise MissingInput("a report needs at least one run or compare directory")
+        raise MissingInput("a report needs at least one run, compare or merge directory")
     found = [read(Path(directory)) for directory in directories]
     out = out / "report.html" if out.is_dir() else out
     html = render(found)
@@ -67,32 +68,39 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def render(found: Sequence[Run | Study]) -> str:
+def render(found: Sequence[Run | Study | Merge]) -> str:
     """The page's HTML."""
     studies = [item for item in found if isinstance(item, Study)]
+    merged = [item for item in found if isinstance(item, Merge)]
     runs = [item for item in found if isinstance(item, Run)]
     page = Page()
-    several = len(studies) + bool(runs) > 1
+    several = len(studies) + len(merged) + bool(runs) > 1
     if several:
-        _contents(page, studies, runs)
+        _contents(page, studies, merged, runs)
     for number, study in enumerate(studies, start=1):
         _study_section(page, study, f"comparison-{number}", several)
+    for number, merge in enumerate(merged, start=1):
+        _merge_section(page, merge, f"merge-{number}", several)
     if runs:
         _runs_section(page, runs, several)
-    title = _title(studies, runs)
+    title = _title([*studies, *merged, *runs])
     return _document(page, title)
 
 
-def _title(studies: Sequence[Study], runs: Sequence[Run]) -> str:
-    names = [item.path.resolve().name for item in (*studies, *runs)]
+def _title(found: Sequence[Run | Study | Merge]) -> str:
+    names = [item.path.resolve().name for item in found]
     return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''} · polytask"
 
 
-def _contents(page: Page, studies: Sequence[Study], runs: Sequence[Run]) -> None:
+def _contents(page: Page, studies: Sequence[Study], merged: Sequence[Merge], runs: Sequence[Run]) -> None:
     items = [
         f'<li><a href="#comparison-{number}">{escape(study.path.resolve().name)}</a>: '
         f"{words.comparison_headline(study.table)}</li>"
         for number, study in enumerate(studies, start=1)
+    ]
+    items += [
+        f'<li><a href="#merge-{number}">{escape(merge.path.resolve().name)}</a>: {merges.headline(merge)}</li>'
+        for number, merge in enumerate(merged, start=1)
     ]
     if runs:
         items.append(f'<li><a href="#runs">Runs</a>: {words.runs_headline(runs)}</li>')
@@ -122,6 +130,14 @@ def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
     _add_panels(page, drawn)
     facts = {**_facts(study.results), "Budget": _budget(study.results.get("budget") or {})}
     page.add(_sources(study.recipe, facts))
+    page.add("</section>")
+
+
+def _merge_section(page: Page, merge: Merge, name: str, several: bool) -> None:
+    _open_section(page, name, merges.headline(merge), merges.lede(merge), several)
+    _add_panels(page, merges.panels(merge))
+    inputs = {f"Input {key}": str(facts.get("model")) for key, facts in merge.card.get("parents", {}).items()}
+    page.add(_sources(merge.recipe, {**inputs, **_facts({"provenance": merge.card.get("versions")})}, "Plan"))
     page.add("</section>")
 
 
@@ -249,15 +265,15 @@ def _budget(budget: Mapping[str, Any]) -> str:
     return "; ".join(part for part in parts if part) or "not recorded"
 
 
-def _sources(recipe: str | None, facts: Mapping[str, str]) -> str:
+def _sources(recipe: str | None, facts: Mapping[str, str], heading: str = "Recipe") -> str:
     shown = (
-        f'<pre tabindex="0" aria-label="Recipe"><code>{escape(recipe)}</code></pre>'
+        f'<pre tabindex="0" aria-label="{heading}"><code>{escape(recipe)}</code></pre>'
         if recipe
         else "<p>No recipe.yaml here.</p>"
     )
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return (
-        f'<div class="block sources"><div><h2>Recipe</h2>{shown}</div>'
+        f'<div class="block sources"><div><h2>{heading}</h2>{shown}</div>'
         f"<div><h2>Versions and hardware</h2><dl>{rows}</dl></div></div>"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.errors import CheckpointError
+from polytask.evaluation.report.merging import INTERFERENCE, Merge, read_merge
 from polytask.evaluation.table import Comparison, ScoredTask, comparison
 
 MOST_POINTS = 80
@@ -78,17 +79,21 @@ class Study:
     recipe: str | None
 
 
-def read(directory: Path) -> Run | Study:
-    """A run or compare directory.
+def read(directory: Path) -> Run | Study | Merge:
+    """A run, compare or merge directory.
 
     Raises:
         CheckpointError: it is neither, or a file in it is damaged.
     """
+    if (directory / INTERFERENCE).is_file():
+        return read_merge(directory)
     results = _results(directory)
     if results.get("kind") == "compare":
         return _study(directory, results)
     if not results and not (directory / "events.jsonl").is_file():
-        raise CheckpointError(f"{directory}: neither a run nor a compare: no results.json and no events.jsonl")
+        raise CheckpointError(
+            f"{directory}: neither a run, a compare nor a merge: no results.json, events.jsonl or {INTERFERENCE}"
+        )
     return Run(directory, read_events(directory / "events.jsonl"), results, _recipe(directory))
 
 

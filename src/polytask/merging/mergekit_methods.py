@@ -1,0 +1,234 @@
+"""mergekit's methods as rules of ours: what their parameters are called here, and where the two differ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A line that is told where it applies to the plan at hand. `settled`: `--compat mergekit` removes it."""
+
+    line: str
+    applies: Callable[[Any, Mapping[str, Any]], bool] = lambda _file, _plan: True
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of mergekit's methods.
+
+    Attributes:
+        name: mergekit's.
+        rule: ours.
+        base: what base_model is: required or optional (deltas to it), input (the first of two models), none.
+        models: how many models an interpolation takes.
+        per_model, whole: mergekit's parameter -> ours.
+        ignored: mergekit's parameter -> why it has no effect here.
+        only: mergekit's parameter -> the one value that can be followed.
+        convert: mergekit's parameter -> its number or word as ours.
+        settled: our parameters that make the rule mergekit's variant; compatible: those that --compat adds.
+        departures: where results differ.
+    """
+
+    name: str
+    rule: str
+    base: Literal["required", "optional", "input", "none"]
+    models: int = 2
+    per_model: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
+    convert: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    compatible: Mapping[str, Any] = field(default_factory=dict)
+    departures: tuple[Departure, ...] = ()
+
+
+def _given(file: Any, name: str) -> list[float]:
+    """Every number that the file gives a parameter."""
+    parts = [file.parameters, *(entry.parameters for entry in file.models or ())]
+    parts += [part.parameters for part in file.slices or ()]
+    parts += [source.parameters for part in file.slices or () for source in part.sources]
+    return [number for part in parts for number in _numbers(part.get(name))]
+
+
+def _drops(file: Any, _plan: Mapping[str, Any]) -> bool:
+    return any(number < 1 for number in _given(file, "density"))
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, Mapping):
+        return _numbers(value.get("value"))
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+_INT8_MASK = {"int8_mask": "masks take no memory of their own here"}
+_WEIGHTS = {"weight": "weights"}
+_SUM = {"lambda": "scale"}
+_NEGATIVE = Departure(
+    "a negative weight turns its model's change around; mergekit divides by it, so that it cancels",
+    lambda file, _plan: any(number < 0 for number in _given(file, "weight")),
+)
+_DROPPED = (
+    Departure(
+        "kept elements are divided by the density, as in the paper; mergekit rescales to the L1 norm instead", _drops
+    ),
+    Departure("which elements are dropped depends on the plan's seed; mergekit draws others", _drops),
+)
+_TIES = {**_SUM, "normalize": "divide"}
+_DIVIDE = {"normalize": lambda value: "weights" if value else "none"}
+_RESCALE = {"rescale": lambda value: "density" if value else "none"}
+_EPSILON = {"epsilon": lambda value: 2 * value}  # the paper's is the whole width, mergekit's the half
+_SMALL = Departure(
+    "every tensor keeps its share of elements; mergekit zeroes the changes of tensors below 100 elements"
+)
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("linear", "linear", "none", per_model=_WEIGHTS, whole={"normalize": "normalize"}),
+        Method("passthrough", "passthrough", "none", models=1, whole={"scale": "scale"}),
+        Method(
+            "slerp",
+            "slerp",
+            "input",
+            whole={"t": "t"},
+            settled={"groups": "tensor", "straight": 0.9995},
+        ),
+        Method(
+            "nuslerp",
+            "nuslerp",
+            "optional",
+            per_model={"weight": "weight"},
+            whole={"nuslerp_flatten": "flatten", "nuslerp_row_wise": "row_wise"},
+        ),
+        Method(
+            "multislerp",
+            "multislerp",
+            "optional",
+            per_model=_WEIGHTS,
+            whole={"normalize_weights": "normalize"},
+            ignored={"eps": "lengths that vanish are treated exactly"},
+            settled={"groups": "tensor", "project": "orthogonal"},
+        ),
+        Method(
+            "karcher",
+            "karcher",
+            "none",
+            whole={"max_iter": "iterations", "tol": "tolerance"},
+            settled={"groups": "tensor", "iterations": 10, "tolerance": 1e-5},
+        ),
+        Method(
+            "task_arithmetic",
+            "task_arithmetic",
+            "required",
+            per_model=_WEIGHTS,
+            whole=_SUM,
+            ignored=_INT8_MASK,
+            only={"normalize": False},
+        ),
+        Method(
+            "ties",
+            "ties",
+            "required",
+            per_model={**_WEIGHTS, "density": "density"},
+            whole=_TIES,
+            ignored=_INT8_MASK,
+            only={"rescale": False},
+            convert=_DIVIDE,
+            settled={"density": 1.0, "scope": "tensor", "elect": "weighted", "divide": "weights"},
+            departures=(_NEGATIVE,),
+        ),
+        Method(
+            "dare_linear",
+            "dare_linear",
+            "required",
+            per_model={**_WEIGHTS, "density": "density"},
+            whole=_SUM | {"rescale": "rescale"},
+            ignored=_INT8_MASK,
+            only={"normalize": False},
+            convert=_RESCALE,
+            settled={"density": 1.0, "rescale": "density"},
+            departures=_DROPPED,
+        ),
+        Method(
+            "dare_ties",
+            "dare_ties",
+            "required",
+            per_model={**_WEIGHTS, "density": "density"},
+            whole=_TIES | {"rescale": "rescale"},
+            ignored=_INT8_MASK,
+            convert=_DIVIDE | _RESCALE,
+            settled={"density": 1.0, "rescale": "density", "elect": "weighted", "divide": "none"},
+            departures=_DROPPED,
+        ),
+        Method(
+            "della_linear",
+            "della_linear",
+            "required",
+            per_model={**_WEIGHTS, "density": "density", "epsilon": "epsilon"},
+            whole=_SUM | {"rescale": "rescale"},
+            ignored=_INT8_MASK,
+            only={"normalize": False},
+            convert=_RESCALE | _EPSILON,
+            settled={"density": 1.0, "epsilon": 0.3, "span": "ends", "rescale": "density"},
+            departures=_DROPPED,
+        ),
+        Method(
+            "della",
+            "della",
+            "required",
+            per_model={**_WEIGHTS, "density": "density", "epsilon": "epsilon"},
+            whole=_TIES | {"rescale": "rescale"},
+            ignored=_INT8_MASK,
+            convert=_DIVIDE | _RESCALE | _EPSILON,
+            settled={"density": 1.0, "epsilon": 0.3, "span": "ends", "rescale": "density", "divide": "weights"},
+            departures=_DROPPED,
+        ),
+        Method(
+            "breadcrumbs",
+            "breadcrumbs",
+            "required",
+            per_model={**_WEIGHTS, "density": "density", "gamma": "outliers"},
+            whole=_SUM,
+            ignored=_INT8_MASK,
+            only={"normalize": False, "rescale": False},
+            settled={"density": 1.0, "outliers": 0.01, "scope": "tensor"},
+            departures=(_SMALL,),
+        ),
+        Method(
+            "breadcrumbs_ties",
+            "breadcrumbs_ties",
+            "required",
+            per_model={**_WEIGHTS, "density": "density", "gamma": "outliers"},
+            whole=_TIES,
+            ignored=_INT8_MASK,
+            only={"rescale": False},
+            convert=_DIVIDE,
+            settled={"density": 1.0, "outliers": 0.01, "scope": "tensor", "elect": "weighted", "divide": "none"},
+            departures=(_SMALL,),
+        ),
+        Method(
+            "sce",
+            "sce",
+            "required",
+            whole={"select_topk": "density"},
+            ignored=_INT8_MASK,
+            settled={"density": 1.0, "vote": "plain", "divide": "weights"},
+        ),
+        Method(
+            "model_stock",
+            "model_stock",
+            "required",
+            only={"filter_wise": False},
+            settled={"groups": "tensor"},
+            compatible={"clip": False},
+            departures=(Departure("a negative mean cosine counts as 0, as in the paper's derivation", settled=True),),
+        ),
+        Method("nearswap", "nearswap", "required", whole={"t": "t"}),
+        Method("arcee_fusion", "arcee_fusion", "required"),
+    )
+}

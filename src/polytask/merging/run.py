@@ -1,0 +1,141 @@
+"""`polytask.merge`: from a plan to a merged model's directory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polytask.checkpoints.directory import json_bytes
+from polytask.core.errors import CheckpointError
+from polytask.merging import driver
+from polytask.merging.assembly import Assembly, assemble
+from polytask.merging.card import card, readme
+from polytask.merging.carried import carried
+from polytask.merging.inputs import Inputs, open_inputs
+from polytask.merging.outcome import MergeReport
+from polytask.merging.pipelines import Pipelines
+from polytask.merging.plan import MergePlan, size_in_bytes
+from polytask.merging.plan_file import Read, read_plan
+from polytask.merging.preflight import check_configs, check_parents, check_space
+from polytask.merging.summary import FILE as INTERFERENCE
+from polytask.merging.summary import interference
+from polytask.merging.tokenizers import check_tokenizers
+
+PLAN = "plan.yaml"
+
+
+def merge(
+    plan: str | Path | Mapping[str, Any] | MergePlan,
+    *,
+    out: str | Path,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    compatible: bool = False,
+    offline: bool = False,
+    dry_run: bool = False,
+    memory: int | str = driver.MEMORY,
+    threads: int | None = None,
+    whole_hashes: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Merges models into one directory, and returns what was done.
+
+    Args:
+        plan: a plan's file or content, ours or mergekit's.
+        out: the directory; written whole or not at all, one that is there is replaced if it is a merge.
+        settings: changes to the plan, {"rule.density": 0.2}.
+        compatible: of a mergekit file, follow mergekit's documented formulas where the papers' differ.
+        offline: never ask the hub, only its cache.
+        dry_run: check everything, write nothing.
+        memory: most anonymous memory beyond the interpreter's, 300MiB or in bytes.
+        threads: default: the processors that this process may use.
+        whole_hashes: identify inputs by the SHA-256 of all their bytes; else of large files by samples.
+        progress: called with (bytes done, bytes in all), from any thread.
+    """
+    read = read_plan(plan, settings, compatible=compatible)
+    out = Path(out)
+    _check_out(out)
+    Pipelines(read.plan)  # spelling first: it needs no model
+    inputs = open_inputs(read.plan, read.places, offline=offline)
+    try:
+        check_configs(read.plan, inputs)
+        check_tokenizers(read.plan, inputs)
+        assembly = assemble(read.plan, inputs)
+        written = check_space(assembly.jobs, out)
+        check_parents(read.plan, inputs, assembly.jobs)
+        found = described(read, inputs, assembly, written)
+        if dry_run:
+            return {**found, "out": str(out), "dry_run": True}
+        report = driver.merge(
+            assembly.jobs,
+            out,
+            seed=read.plan.seed,
+            memory=size_in_bytes(memory, "memory"),
+            threads=threads,
+            shard_size=size_in_bytes(read.plan.shard_size),
+            files=lambda report: _files(read, inputs, assembly, report, whole_hashes),
+            progress=progress,
+        )
+    finally:
+        inputs.close()
+    return {**found, "out": str(out), "dry_run": False, **_outcome(read.plan, report)}
+
+
+def described(read: Read, inputs: Inputs, assembly: Assembly, written: int) -> dict[str, Any]:
+    """What is read, merged and written, as plain data."""
+    plan = read.plan
+    donor, _ = inputs.donor(plan)
+    return {
+        "plan": plan.resolved(),
+        "departures": list(read.departures),
+        "notes": assembly.notes,
+        "read": {name: _read(model.reference, model.weights.files()) for name, model in inputs.named.items()},
+        "tensors": {
+            "merged": len(assembly.merged),
+            "taken": len(assembly.jobs) - len(assembly.merged),
+            "left_out": assembly.left_out,
+        },
+        "parameters": sum(job.elements for job in assembly.jobs),
+        "donor": donor,
+        "write": {"bytes": written, "files": sorted(carried(plan, inputs, assembly))},
+    }
+
+
+def _read(reference: str, files: Sequence[Path]) -> dict[str, Any]:
+    return {"model": reference, "files": len(files), "bytes": sum(Path(file).stat().st_size for file in files)}
+
+
+def _files(
+    read: Read, inputs: Inputs, assembly: Assembly, report: MergeReport, whole_hashes: bool
+) -> dict[str, bytes | Path]:
+    """What the output has beside its weights."""
+    plan_text = yaml.safe_dump(read.plan.resolved(), sort_keys=False, allow_unicode=True)
+    about = card(read.plan, inputs, assembly, [*read.departures, *assembly.notes], whole_hashes=whole_hashes)
+    return {
+        **carried(read.plan, inputs, assembly),
+        PLAN: plan_text.encode(),
+        INTERFERENCE: json_bytes(interference(report, list(read.plan.tasks))),
+        "card.json": json_bytes(about),
+        "README.md": readme(about, plan_text).encode(),
+    }
+
+
+def _outcome(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
+    found = interference(report, list(plan.tasks))
+    return {
+        "files": report.files,
+        "bytes_read": report.bytes_read,
+        "bytes_written": report.bytes_written,
+        "seconds": report.seconds,
+        "shards_kept": report.shards_kept,
+        "interference": found["whole"],
+        "weights": found["weights"],
+    }
+
+
+def _check_out(out: Path) -> None:
+    """A directory is replaced only if a merge wrote it."""
+    if out.is_file():
+        raise CheckpointError(f"{out}: is a file; name a directory")
+    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).is_file():
+        raise CheckpointError(f"{out}: not empty and no merge ({PLAN} is not there); name another directory")

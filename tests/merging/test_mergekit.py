@@ -1,0 +1,209 @@
+"""mergekit's YAML as a plan: what its documentation says, worked out by formula. No mergekit is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merging.in_memory import assembled, merged
+from merging.families import write_family
+from polytask.core.constraints import check_parameters
+from polytask.core.errors import PolytaskError
+from polytask.merging.contract import find_method, method_names
+from polytask.merging.mergekit import translated
+from polytask.merging.mergekit_methods import METHODS
+
+
+def models(**parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": name, "parameters": given} for name, given in parameters.items()]
+
+
+def weights_of(assembly: Any, name: str) -> list[float]:
+    job = next(job for job in assembly.jobs if job.name == name)
+    return job.pipeline.rule.numbers(list(job.inputs))["weights"].tolist()
+
+
+def test_linear_is_the_weighted_average(tmp_path: Path) -> None:
+    family = write_family(tmp_path)
+    file = {"merge_method": "linear", "models": models(a={"weight": 3}, b={"weight": 1}), "dtype": "float32"}
+    found = merged(assembled(tmp_path, file))
+    for name, value in found.items():
+        expected = (3 * family["a"][name].double() + family["b"][name].double()) / 4
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_task_arithmetic_with_lambda_and_a_base_among_the_models(tmp_path: Path) -> None:
+    family = write_family(tmp_path)
+    file = {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": [{"model": "base"}, *models(a={"weight": 0.5}, b={"weight": -0.2})],
+        "parameters": {"lambda": 0.7},
+    }
+    found = merged(assembled(tmp_path, file))
+    for name, base in family["base"].items():
+        change = 0.5 * (family["a"][name] - base) - 0.2 * (family["b"][name] - base)
+        torch.testing.assert_close(found[name], base + 0.7 * change)
+
+
+def test_ties_trims_by_tensor_elects_on_weighted_changes_and_divides_by_weights(tmp_path: Path) -> None:
+    family = write_family(tmp_path)
+    file = {
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": models(a={"weight": 0.5, "density": 0.5}, b={"weight": 0.25, "density": 0.25}),
+    }
+    name = "model.layers.1.mlp.weight"
+    base = family["base"][name].double()
+    rows = []
+    for task, weight, density in (("a", 0.5, 0.5), ("b", 0.25, 0.25)):
+        change = (family[task][name].double() - base).flatten()
+        kept = change.abs().argsort(descending=True)[: int(density * len(change))]
+        rows.append((weight, torch.zeros_like(change).index_copy(0, kept, change[kept])))
+    sign = sum(weight * row for weight, row in rows).sign()
+    agreeing = [(weight, row * (row.sign() == sign)) for weight, row in rows]
+    divisor = sum(weight * (row != 0) for weight, row in agreeing)
+    expected = sum(weight * row for weight, row in agreeing) / torch.where(divisor > 0, divisor, 1.0)
+    found = merged(assembled(tmp_path, file))[name].double() - base
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_filters_and_precedence(tmp_path: Path) -> None:
+    """A slice's source, the slice, the model, the whole; a filter is a part of the name; outside layers the first value
+    of a gradient holds."""
+    write_family(tmp_path)
+    by_filter = [{"filter": "mlp", "value": [0, 1]}, {"filter": "*", "value": 5}]
+    file = {"merge_method": "linear", "models": models(a={"weight": by_filter}, b={}), "parameters": {"weight": [2, 4]}}
+    assembly = assembled(tmp_path, file)
+    assert weights_of(assembly, "model.layers.1.mlp.weight") == [0.5, 3.0]
+    assert weights_of(assembly, "model.layers.2.norm.weight") == [5.0, 4.0]
+    assert weights_of(assembly, "model.norm.weight") == [5.0, 2.0]
+    assert weights_of(assembly, "lm_head.weight") == [5.0, 2.0]
+    first = {"model": "a", "layer_range": [0, 2], "parameters": {"weight": 7}}
+    slices = [
+        {"sources": [first, {"model": "b", "layer_range": [1, 3]}], "parameters": {"weight": [1, 9]}},
+        {"sources": [{"model": "b", "layer_range": [2, 3]}]},
+    ]
+    assembly = assembled(tmp_path, {"merge_method": "linear", "slices": slices, "parameters": {"weight": 0.5}})
+    assert weights_of(assembly, "model.layers.0.mlp.weight") == [7.0, 1.0]
+    assert weights_of(assembly, "model.layers.1.mlp.weight") == [7.0, 9.0]
+    assert weights_of(assembly, "model.layers.2.mlp.weight") == [0.5]
+
+
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        ("a", "a"),
+        ({"path": "owner/a", "revision": "v1"}, "owner/a@v1"),
+        ({"model": {"path": "a"}, "lora": {"path": "l"}}, "a+l"),
+        ({"model": "a", "lora": "l"}, "a+l"),
+    ],
+)
+def test_model_references(model: Any, expected: str) -> None:
+    plan, _ = translated({"merge_method": "linear", "models": [{"model": model}, {"model": "other/a"}]}, "x.yml")
+    assert [given.model for given in plan.tasks.values()] == [expected, "other/a"]
+    assert len(plan.tasks) == 2
+
+
+def test_the_base_is_the_first_of_an_interpolation_and_gives_the_tokenizer() -> None:
+    file = {
+        "merge_method": "slerp",
+        "base_model": "b",
+        "models": [{"model": "a"}, {"model": "b"}],
+        "parameters": {"t": 0.3},
+    }
+    plan, departures = translated(file, "x.yml")
+    assert list(plan.tasks) == ["b", "a"]
+    assert (plan.base, plan.donor, departures) == (None, "b", [])
+    assert plan.rule.parameters == {"groups": "tensor", "straight": 0.9995, "t": 0.3}
+
+
+def test_weights_of_nuslerp_become_a_share() -> None:
+    file = {"merge_method": "nuslerp", "models": models(a={"weight": 1}, b={"weight": 3})}
+    plan, _ = translated({**file, "parameters": {"nuslerp_flatten": False}}, "x.yml")
+    assert plan.rule.parameters == {"t": 0.75, "along": "row"}
+    with pytest.raises(PolytaskError, match=r"nuslerp's weights is \[1, \[0, 1\]\]; allowed: two numbers"):
+        translated({**file, "models": models(a={"weight": 1}, b={"weight": [0, 1]})}, "x.yml")
+
+
+def test_what_is_given_with_the_only_model_holds_for_all() -> None:
+    plan, _ = translated({"merge_method": "passthrough", "models": models(a={"scale": [1, 2]})}, "x.yml")
+    assert plan.rule.parameters == {"scale": [1, 2]}
+    source = {"model": "a", "layer_range": [0, 2], "parameters": {"scale": [{"filter": "mlp", "value": 0}]}}
+    plan, _ = translated({"merge_method": "passthrough", "slices": [{"sources": [source]}]}, "x.yml")
+    assert plan.slices[0].parameters == {"scale": [{"pattern": "*mlp*", "value": 0}]}
+
+
+TIES = {"merge_method": "ties", "base_model": "base", "models": models(a={"weight": 1, "density": 0.2})}
+
+
+@pytest.mark.parametrize(
+    "change, lines",
+    [
+        ({}, []),
+        ({"dtype": "float32"}, []),
+        ({"dtype": "bfloat16"}, ["dtype: bfloat16: arithmetic is in float32, rounded once at the end"]),
+        ({"parameters": {"int8_mask": True}}, ["int8_mask: masks take no memory"]),
+        ({"models": models(a={"weight": -1})}, ["ties: a negative weight turns its model's change around"]),
+        ({"chat_template": "auto"}, ["chat_template: not written anew"]),
+        ({"tokenizer_source": "union"}, ["tokenizer_source: union: of equal tokenizers"]),
+        ({"tokenizer_source": "base"}, []),
+        ({"merge_method": "dare_ties"}, ["dare_ties: kept elements are divided by", "dare_ties: which elements are"]),
+        ({"merge_method": "dare_ties", "models": models(a={"weight": 1, "density": 1})}, []),
+        ({"merge_method": "breadcrumbs"}, ["breadcrumbs: every tensor keeps its share"]),
+    ],
+)
+def test_each_departure_that_is_met_is_a_line(change: dict[str, Any], lines: list[str]) -> None:
+    _, found = translated({**TIES, **change}, "x.yml")
+    assert len(found) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(found, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"merge_method": "tise"}, "x.yml: no merge_method 'tise' (did you mean 'ties'?)"),
+        (
+            {"models": models(a={"densty": 1})},
+            "x.yml.models.0.parameters (ties): no parameter 'densty' (did you mean 'de",
+        ),
+        ({"basemodel": "x"}, "x.yml: no key 'basemodel' (did you mean 'base_model'?)"),
+        ({"base_model": None}, "x.yml: ties needs base_model"),
+        ({"models": None}, "x.yml: it has models or slices, one of the two"),
+        ({"slices": []}, "x.yml: it has models or slices, one of the two"),
+        ({"dtype": "int8"}, "x.yml: no dtype 'int8'; allowed: float32"),
+        ({"tokenizer_source": "elsewhere"}, "x.yml.tokenizer_source: no model 'elsewhere'"),
+        ({"tokenizer": {"source": "base", "tokens": {}}}, "no key 'tokens'; allowed: source"),
+        ({"models": [{"model": {"pth": "x"}}]}, "x.yml.models.0: no key 'pth' (did you mean 'path'?)"),
+        ({"models": models(a={"weight": [{"filtr": "mlp", "value": 1}]})}, "no key 'filtr' (did you mean 'filter'?)"),
+        (
+            {"merge_method": "model_stock", "models": models(a={}), "parameters": {"filter_wise": True}},
+            "filter_wise is True",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolytaskError) as caught:
+        translated({**TIES, **change}, "x.yml")
+    assert message in str(caught.value)
+
+
+def test_compat_follows_mergekits_formula() -> None:
+    file = {"merge_method": "model_stock", "base_model": "base", "models": models(a={}, b={})}
+    plan, departures = translated(file, "x.yml")
+    assert "clip" not in plan.rule.parameters
+    assert departures == ["model_stock: a negative mean cosine counts as 0, as in the paper's derivation"]
+    plan, departures = translated(file, "x.yml", compatible=True)
+    assert (plan.rule.parameters["clip"], departures) == (False, [])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_rule_with_those_parameters(name: str) -> None:
+    if METHODS[name].rule not in method_names():
+        pytest.skip(f"the rule {METHODS[name].rule} is not there yet")
+    method, rule = METHODS[name], find_method(METHODS[name].rule)
+    settled = {**method.settled, **method.compatible}
+    check_parameters(rule.parameters, settled, name)
+    renamed = {*method.per_model.values(), *method.whole.values()} - {"weight", "flatten", "row_wise"}
+    assert sorted(renamed - set(rule.parameters)) == []
