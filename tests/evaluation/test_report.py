@@ -99,7 +99,7 @@ def test_directories_are_told_apart(run_directories: ModuleType, tmp_path: Path)
 
 
 def test_what_is_no_directory_of_ours_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither a run nor a compare"):
+    with pytest.raises(CheckpointError, match="neither a run, a compare nor a merge"):
         read(tmp_path)
     with pytest.raises(CheckpointError, match="no such directory"):
         read(tmp_path / "missing")

@@ -23,7 +23,7 @@ def values(seed: int, shapes: Mapping[str, Sequence[int]] = SHAPES, scale: float
 
 
 def models(folder: Path, *, tasks: int = 3, dtype: torch.dtype = torch.bfloat16, **options: Any) -> dict[str, Path]:
-    """"base" and tasks a, b, c ...: directories with a model.safetensors; the base plus a tenth of something else."""
+    """ "base" and tasks a, b, c ...: directories with a model.safetensors; the base plus a tenth of something else."""
     base = values(0, **options)
     found = {}
     for number, name in enumerate(["base", *"abcdefgh"[:tasks]]):

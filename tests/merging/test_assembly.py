@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from merging.in_memory import assembled, merged, values
 from merging.families import LAYERS, TOKENS, WIDTH, fine_tuned, tensors, write_family, write_model
+from merging.in_memory import assembled, merged, values
 from polytask.core.errors import PolytaskError
 from polytask.merging.contract import Pipeline
 from polytask.merging.jobs import Take

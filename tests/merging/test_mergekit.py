@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from merging.in_memory import assembled, merged
 from merging.families import write_family
+from merging.in_memory import assembled, merged
 from polytask.core.constraints import check_parameters
 from polytask.core.errors import PolytaskError
 from polytask.merging.contract import find_method, method_names

@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from polytask.checkpoints.directory import atomic_directory, json_bytes, read_json, write_file
+from polytask.checkpoints.hashing import identified
 from polytask.checkpoints.model_card import model_card
 from polytask.checkpoints.tensors import read_state, read_tensors, state_bytes, tensor_bytes
 from polytask.core.errors import CheckpointError
@@ -119,10 +120,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:
-    """As read_checkpoint, and every file's content against its SHA-256."""
+    """As read_checkpoint, and every file's content against its SHA-256 (of a merge's large files: that of samples)."""
     checkpoint = read_checkpoint(path)
-    for name, expected in _listed(checkpoint.card, checkpoint.path, "sha256").items():
-        found = hashlib.sha256((checkpoint.path / name).read_bytes()).hexdigest()
+    for name, facts in checkpoint.card["files"].items():
+        key = next((key for key in ("sha256", "sampled_sha256") if key in facts), "sha256")
+        if key not in facts:
+            raise _no_list(checkpoint.path, key)
+        found, expected = identified(checkpoint.path / name, whole=key == "sha256").get(key, ""), facts[key]
         if found != expected:
             raise CheckpointError(
                 f"{checkpoint.path / name}: content changed (SHA-256 {found[:12]}..., expected {expected[:12]}...)"
@@ -135,4 +139,8 @@ def _listed(card: Any, path: Path, what: str) -> dict[str, Any]:
     try:
         return {name: facts[what] for name, facts in card["files"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path / CARD}: not a checkpoint's card: it lists no files with their {what}") from None
+        raise _no_list(path, what) from None
+
+
+def _no_list(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path / CARD}: not a checkpoint's card: it lists no files with their {what}")

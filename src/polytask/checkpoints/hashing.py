@@ -29,7 +29,8 @@ def identified(file: Path, *, whole: bool = False) -> dict[str, Any]:
     return {"bytes": size, "sampled_sha256": digest.hexdigest()}
 
 
-def matches(file: Path, facts: dict[str, Any]) -> bool:
-    """Whether the content is the one that `identified` saw."""
-    found = identified(file, whole="sha256" in facts)
-    return all(found.get(key) == value for key, value in facts.items())
+def facts_of(content: bytes | Path) -> dict[str, Any]:
+    """The same of what a file is to hold, or of a file that is to be copied."""
+    if isinstance(content, Path):
+        return identified(content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

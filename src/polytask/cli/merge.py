@@ -95,10 +95,10 @@ def _of_rule(setting: str) -> str:
 
 
 def _merged(plan: Any, out: Path, changes: list[str], dry_run: bool, options: dict[str, Any], quiet: bool) -> Any:
-    from polytask.cli.bytes_progress import BytesProgress
+    from polytask.cli.work_progress import WorkProgress
     from polytask.merging.run import merge as run
 
-    with BytesProgress("merging", shown=not quiet and not dry_run) as progress:
+    with WorkProgress("merging", shown=not quiet and not dry_run) as progress:
         return run(plan, out=out, settings=changes, dry_run=dry_run, progress=progress.update, **options)
 
 

@@ -23,7 +23,7 @@ from polytask.merging.writer import Output, Workspace
 MEMORY = 300 * 2**20
 SHARD = 5 * 10**9
 
-Files = Callable[[MergeReport], Mapping[str, bytes | Path]]
+Files = Callable[[MergeReport, Path], Mapping[str, bytes | Path]]
 
 
 def merge(
@@ -52,7 +52,8 @@ def merge(
         threads: default: the processors this process may use.
         shard_size: most bytes of tensors in a file (one tensor may exceed it).
         metadata: of the safetensors files, beside {"format": "pt"}.
-        files: given the report, what else belongs in the directory: name -> content, or a file to copy.
+        files: given the report and the folder in which the weights' files lie so far, what else belongs in the
+            directory: name -> content, or a file to copy.
         measure: whether norms, cosines and sign conflicts are measured.
         progress: called with (elements done, elements in all), from any thread; what is read twice counts twice.
 
@@ -82,7 +83,7 @@ def merge(
             shards_kept=len(output.kept),
         )
         index = {INDEX: index_bytes(shards)} if len(shards) > 1 else {}
-        workspace.complete({**index, **(files(report) if files else {})})
+        workspace.complete({**index, **(files(report, workspace.path) if files else {})})
     return report
 
 

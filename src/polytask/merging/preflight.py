@@ -70,14 +70,18 @@ def _where_they_differ(path: str, one: Any, other: Any) -> tuple[str, Any, Any]:
     return path, one, other
 
 
-def check_space(jobs: Sequence[TensorJob], out: Path) -> int:
-    """The bytes of the output's tensors; CheckpointError where the disk has less."""
-    needed = sum(job.elements * job.dtype.itemsize for job in jobs)
+def output_bytes(jobs: Sequence[TensorJob]) -> int:
+    """Of the output's tensors."""
+    return sum(job.elements * job.dtype.itemsize for job in jobs)
+
+
+def check_space(jobs: Sequence[TensorJob], out: Path) -> None:
+    """CheckpointError where the disk has no room for the output's tensors."""
+    needed = output_bytes(jobs)
     folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(f"{out}: needs {needed:,} bytes and {folder} has {free:,} free")
-    return needed
 
 
 def check_parents(plan: MergePlan, inputs: Inputs, jobs: Sequence[TensorJob]) -> None:

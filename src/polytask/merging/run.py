@@ -6,7 +6,9 @@ from typing import Any
 
 import yaml
 
+from polytask.checkpoints.checkpoint import CARD, README
 from polytask.checkpoints.directory import json_bytes
+from polytask.checkpoints.hashing import facts_of, identified
 from polytask.core.errors import CheckpointError
 from polytask.merging import driver
 from polytask.merging.assembly import Assembly, assemble
@@ -17,7 +19,7 @@ from polytask.merging.outcome import MergeReport
 from polytask.merging.pipelines import Pipelines
 from polytask.merging.plan import MergePlan, size_in_bytes
 from polytask.merging.plan_file import Read, read_plan
-from polytask.merging.preflight import check_configs, check_parents, check_space
+from polytask.merging.preflight import check_configs, check_parents, check_space, output_bytes
 from polytask.merging.summary import FILE as INTERFERENCE
 from polytask.merging.summary import interference
 from polytask.merging.tokenizers import check_tokenizers
@@ -50,7 +52,7 @@ def merge(
         memory: most anonymous memory beyond the interpreter's, 300MiB or in bytes.
         threads: default: the processors that this process may use.
         whole_hashes: identify inputs by the SHA-256 of all their bytes; else of large files by samples.
-        progress: called with (bytes done, bytes in all), from any thread.
+        progress: called with (elements done, elements in all), from any thread.
     """
     read = read_plan(plan, settings, compatible=compatible)
     out = Path(out)
@@ -61,10 +63,11 @@ def merge(
         check_configs(read.plan, inputs)
         check_tokenizers(read.plan, inputs)
         assembly = assemble(read.plan, inputs)
-        written = check_space(assembly.jobs, out)
+        written = output_bytes(assembly.jobs)
         check_parents(read.plan, inputs, assembly.jobs)
         found = described(read, inputs, assembly, written)
-        if dry_run:
+        if dry_run:  # else the driver looks, who knows what an interrupted merge has left
+            check_space(assembly.jobs, out)
             return {**found, "out": str(out), "dry_run": True}
         report = driver.merge(
             assembly.jobs,
@@ -73,7 +76,7 @@ def merge(
             memory=size_in_bytes(memory, "memory"),
             threads=threads,
             shard_size=size_in_bytes(read.plan.shard_size),
-            files=lambda report: _files(read, inputs, assembly, report, whole_hashes),
+            files=lambda report, folder: _files(read, inputs, assembly, report, folder, whole_hashes),
             progress=progress,
         )
     finally:
@@ -106,18 +109,19 @@ def _read(reference: str, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _files(
-    read: Read, inputs: Inputs, assembly: Assembly, report: MergeReport, whole_hashes: bool
+    read: Read, inputs: Inputs, assembly: Assembly, report: MergeReport, folder: Path, whole_hashes: bool
 ) -> dict[str, bytes | Path]:
-    """What the output has beside its weights."""
+    """What the output has beside its weights, which lie in `folder`; the card lists all but itself and README.md."""
     plan_text = yaml.safe_dump(read.plan.resolved(), sort_keys=False, allow_unicode=True)
-    about = card(read.plan, inputs, assembly, [*read.departures, *assembly.notes], whole_hashes=whole_hashes)
-    return {
+    files = {
         **carried(read.plan, inputs, assembly),
         PLAN: plan_text.encode(),
         INTERFERENCE: json_bytes(interference(report, list(read.plan.tasks))),
-        "card.json": json_bytes(about),
-        "README.md": readme(about, plan_text).encode(),
     }
+    about = card(read.plan, inputs, assembly, [*read.departures, *assembly.notes], whole_hashes=whole_hashes)
+    weights = {name: identified(folder / name, whole=whole_hashes) for name in report.files}
+    about["files"] = weights | {name: facts_of(content) for name, content in files.items()}
+    return {**files, CARD: json_bytes(about), README: readme(about, plan_text).encode()}
 
 
 def _outcome(plan: MergePlan, report: MergeReport) -> dict[str, Any]:

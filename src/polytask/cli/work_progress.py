@@ -1,4 +1,4 @@
-"""How far a piece of work is that is counted in bytes: a bar on a terminal, a line now and then elsewhere."""
+"""How far a piece of work is that is counted: a bar on a terminal, a line now and then elsewhere."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LINE_EVERY = 5.0  # seconds between plain lines
 
 
-class BytesProgress:
+class WorkProgress:
     """A context manager; `update(done, total)` may be called from any thread. Everything goes to stderr.
 
     Args:
@@ -33,7 +33,7 @@ class BytesProgress:
         self._bar = None if not shown or not self._console.is_terminal else _bar(self._console)
         self._task = None if self._bar is None else self._bar.add_task(description, total=None)
 
-    def __enter__(self) -> "BytesProgress":
+    def __enter__(self) -> "WorkProgress":
         if self._bar is not None:
             self._bar.start()
         return self
@@ -53,7 +53,7 @@ class BytesProgress:
 
 
 def _bar(console: "Console") -> "Progress":
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
