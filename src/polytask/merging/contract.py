@@ -22,7 +22,7 @@ A method is a published merge with a name: a function from its parameters to a p
     def ties(*, density=0.2, ...) -> Pipeline:
         return Pipeline((use_transform("trim", density=density),), use_rule("elect", ...), scale=scale)
 
-Every rule that needs no losses is a method too, by its own name.
+Every rule that needs task vectors alone is a method too, by its own name.
 """
 
 import inspect
@@ -157,11 +157,12 @@ def use_transform(name: str | TransformSpec, **parameters: Any) -> Step:
 
 
 def use_rule(name: str | RuleSpec, **parameters: Any) -> Step:
-    """A rule with these parameters, checked, and the defaults of the others; it must need no losses."""
+    """A rule with these parameters, checked, and the defaults of the others; it must need task vectors alone."""
     spec = rules.find(name) if isinstance(name, str) else name
-    if "losses" in spec.needs:
-        allowed = "merging has task vectors, no losses; 'polytask rules' lists what each rule needs"
-        raise MissingInput(f"rule {spec.name!r} needs losses; {allowed}")
+    if not on_vectors(spec):
+        other = next(need for need in spec.needs if need not in VECTORS)
+        allowed = f"merging has task vectors, no {other}; 'polytask rules' lists what each rule needs"
+        raise MissingInput(f"rule {spec.name!r} needs {other}; {allowed}")
     return Step(spec, check_parameters(spec.parameters, parameters, f"rule {spec.name!r}"))
 
 
@@ -234,8 +235,16 @@ def method(name: str, *, source: str) -> Callable[[Callable[..., Pipeline]], Met
     return declare
 
 
+VECTORS = (*rules.GRADIENTS, "base")
+
+
+def on_vectors(spec: RuleSpec) -> bool:
+    """Whether the rule needs nothing but task vectors, so that it can merge."""
+    return set(spec.needs) <= set(VECTORS)
+
+
 def find_method(name: str) -> MethodSpec:
-    """The method called `name`: a named one, or a rule that needs no losses; UnknownName with the nearest match."""
+    """The method called `name`: a named one, or a rule on task vectors; UnknownName with the nearest match."""
     if name in _methods:
         return _methods.find(name)
     if name in rules.rule_names():
@@ -244,8 +253,8 @@ def find_method(name: str) -> MethodSpec:
 
 
 def method_names() -> list[str]:
-    """Every name that `find_method` knows: the named methods, then the rules that need no losses."""
-    from_rules = [name for name in rules.rule_names() if "losses" not in rules.find(name).needs]
+    """Every name that `find_method` knows: the named methods, then the rules on task vectors."""
+    from_rules = [name for name in rules.rule_names() if on_vectors(rules.find(name))]
     return [*_methods.names(), *(name for name in from_rules if name not in _methods)]
 
 
