@@ -6,6 +6,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 from polytask.core.constraints import Parameter
 from polytask.core.names import RULES
@@ -81,13 +82,19 @@ def attachments() -> str:
             f"`{name}`",
             _first_line(inspect.getmodule(each)).partition(": ")[2].rstrip("."),
             "yes" if each.transforms else "no",
-            {(False, False): "none", (True, False): "of the loss", (True, True): "its own only"}[
-                each.has_term, each.trains_itself
-            ],
+            _acts(each),
         ]
         for name, each in found
     ]
-    return table(["attachment", "what it does", "part of the model", "term"], rows)
+    return table(["attachment", "what it does", "part of the model", "otherwise"], rows)
+
+
+def _acts(attachment: Any) -> str:
+    if attachment.calibrates_branches:
+        return "on gradients of modality branches"
+    if attachment.trains_itself:
+        return "an objective and an optimiser of its own"
+    return "a term of the loss" if attachment.has_term else "trained with the model"
 
 
 def kinds() -> str:

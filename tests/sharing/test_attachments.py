@@ -8,13 +8,23 @@ from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, table_inputs, 
 from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, NotFinite, UnknownName
-from polytask.sharing import ATTACHMENTS, ModelSpec, MultiTaskModel, attachment, build_model, describe
+from polytask.sharing import (
+    ATTACHMENTS,
+    SHARING,
+    Branches,
+    ModelSpec,
+    MultiTaskModel,
+    attachment,
+    build_model,
+    describe,
+)
 from polytask.sharing.attachments.rep_mtl import cross_task_alignment, saliency_entropy
 from polytask.sharing.layers import TaskModules
 
 OPTIONS = {
     "rotograd": {"kind": "rotograd", "dimensions": 5},
     "rep_mtl": {"kind": "rep_mtl"},
+    "modality_calibration": {"kind": "modality_calibration"},
     "covariance_alignment": {"kind": "covariance_alignment"},
 }
 every_attachment = pytest.mark.parametrize("kind", ATTACHMENTS.names())
@@ -223,6 +233,31 @@ def test_alignment_equals_its_algorithm_in_float64() -> None:
     assert attachment("covariance_alignment", ["a"], 3, layers=0).transform({"a": z.float()})["a"].equal(z.float())
 
 
+# ---- modality calibration
+
+
+def test_branches_by_hand() -> None:
+    """Gradients (3, 4), (0, 0) and (0, 1) of norms 5, 0 and 1: the mean of the two that are there is 3."""
+    x = {name: torch.zeros(2, dtype=torch.float64, requires_grad=True) for name in ("image", "unused", "points")}
+    outputs = attachment("modality_calibration", ["a"], 2).branches({name: value * 2 for name, value in x.items()})
+    assert list(outputs) == list(x)
+    slope = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    loss = outputs["image"] @ slope + outputs["unused"].sum() * 0 + outputs["points"][1]
+    loss.backward()
+    expected = torch.tensor([[3.6, 4.8], [0.0, 0.0], [0.0, 6.0]], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack([value.grad for value in x.values()]), expected, rtol=1e-14, atol=0)
+
+
+def test_branches_with_nothing_put_in_or_in_evaluation_are_as_they_were() -> None:
+    slot, outputs = Branches(), {"image": uniform(0, 2, 3).requires_grad_(), "points": uniform(1, 2, 3)}
+    assert slot(outputs) == outputs
+    slot.calibration = attachment("modality_calibration", ["a"], 3)
+    assert slot.eval()(outputs) == outputs
+    found = slot.train()(outputs)
+    assert all(torch.equal(found[name], output) for name, output in outputs.items())
+    assert not slot.state_dict()
+
+
 # ---- in a model
 
 
@@ -247,6 +282,25 @@ def test_a_model_computes_with_it(kind: str, sharing: str) -> None:
     again = model_with(kind, sharing=sharing, seed=9).eval()
     again.load_state_dict(model.state_dict())
     assert all(torch.equal(again(inputs)[task], outputs[task]) for task in OUTPUTS)
+
+
+@pytest.mark.parametrize("sharing", [kind for kind in SHARING.names() if kind != "single"])
+def test_every_architecture_takes_them_or_says_why_not(sharing: str) -> None:
+    """Each task's features come from its own version of the representation, whoever else is asked for."""
+    model, inputs = model_with(sharing=sharing).eval(), table_inputs(5)
+    if not model.sharing.shares:
+        with pytest.raises(MissingInput, match="the tasks share no representation"):
+            model_with("rotograd", sharing=sharing)
+        return
+    aligned = model_with("covariance_alignment", sharing=sharing).eval()
+    for alignment in aligned.attachments["covariance_alignment"].alignments.values():
+        alignment.weight.data += uniform(1, *alignment.weight.shape) / 5
+    outputs = aligned(inputs)
+    for task in OUTPUTS:
+        torch.testing.assert_close(aligned(inputs, [task])[task], outputs[task])
+        assert outputs[task].shape == model(inputs)[task].shape
+    sum(output.sum() for output in outputs.values()).backward()
+    assert all(p.grad is not None for p in aligned.attachments.parameters())
 
 
 def test_rotations_at_the_start_leave_the_model_as_it_is() -> None:

@@ -1,17 +1,20 @@
 """Attachments in the trainer: what a step does, stages, checkpoints, and what is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.training.runs import events, job, outcome, table, train
+from tests.training.runs import events, job, outcome, recipe, table, train
 from torch import Tensor
 
 import polytask
 from polytask.balancing import balancer
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
-from polytask.sharing import ATTACHMENTS, attachment
+from polytask.recipes.reading import read_recipe
+from polytask.recipes.run import make_job
+from polytask.sharing import ATTACHMENTS, Branches, attachment
 from polytask.studies.baseline import single_task
 from polytask.training.attached import Attached
 from polytask.training.devices import Devices
@@ -22,7 +25,11 @@ ALL = [TURNED, "rep_mtl", "covariance_alignment"]
 
 
 def stage_of(**settings) -> tuple[Stage, torch.nn.Module]:
-    made = job(**settings)
+    return started(job(**settings))
+
+
+def started(made) -> tuple[Stage, torch.nn.Module]:
+    """The first stage of a run, and its model."""
     model = made.build()
     devices = Devices(made.run)
     names = [name for name, _ in model.named_parameters()]
@@ -186,19 +193,93 @@ def test_what_is_refused():
         job(stages=two)
 
 
+def test_terms_where_tasks_have_no_rows_in_common_are_refused():
+    """Tasks of two sources, and a stem for each task."""
+    big, small = ({name: table()[name] for name in ("x0", "x1", label)} for label in ("click", "topic"))
+    tasks = {"click": {"kind": "binary", "source": "big"}, "topic": {"kind": "multiclass", "source": "small"}}
+    for kind in ("rotograd", "rep_mtl"):
+        values = recipe(tasks=tasks, model__encoder="mlp", train__attachments=[kind])
+        with pytest.raises(Inconsistent, match=f"'{kind}': tasks of sources big, small have no rows in common"):
+            started(make_job(read_recipe(values), data={"big": big, "small": small}))
+
+
+@pytest.mark.parametrize("kind", ["rotograd", "rep_mtl", "modality_calibration"])
 @pytest.mark.parametrize(
-    "sources, world, scaler, error",
+    "world, scaler, error",
     [
-        (["a", "b"], 1, None, "tasks of sources a, b have no rows in common"),
-        (["a"], 2, None, "compares the rows of a whole batch, which 2 processes share out"),
-        (["a"], 1, object(), "is not scaled as precision fp16 needs"),
+        (2, None, "compares the rows of a whole batch, which 2 processes share out"),
+        (1, object(), "is not scaled as precision fp16 needs"),
     ],
 )
-def test_terms_that_would_not_be_the_methods_are_refused(sources, world, scaler, error):
+def test_processes_and_precisions_that_it_does_not_serve_are_refused(kind, world, scaler, error):
     devices = SimpleNamespace(world=world, scaler=scaler)
-    model = job(train__attachments=ALL).build()
-    for kind in ("rotograd", "rep_mtl"):
-        found = Attached([ATTACHMENTS.find(kind).Options()], model, ["click"], 0)
+    model = job(train__attachments=["rotograd", "covariance_alignment"]).build()
+    model.sharing.branches = Branches()
+    found = Attached([ATTACHMENTS.find(kind).Options()], model, ["click"], 0)
+    if kind == "modality_calibration" and scaler is not None:
+        found.check("s", devices, balancer("equal"))
+    else:
         with pytest.raises(Inconsistent, match=f"stage 's', attachment '{kind}': .*{error}"):
-            found.check("s", sources, devices)
-    Attached([ATTACHMENTS.find("covariance_alignment").Options()], model, ["click"], 0).check("s", sources, devices)
+            found.check("s", devices, balancer("equal"))
+    Attached([ATTACHMENTS.find("covariance_alignment").Options()], model, ["click"], 0).check(
+        "s", devices, balancer("equal")
+    )
+
+
+# ---- modality branches
+
+
+class TwoModalities(torch.nn.Module):
+    """Numbers and categories, a branch each, added up."""
+
+    def __init__(self, options=None, schema=None):
+        super().__init__()
+        self.numbers, self.kinds = torch.nn.Linear(4, 6), torch.nn.Embedding(9, 6)
+        self.branches = Branches()
+        self.seen = {}
+        self.width = 6
+
+    def forward(self, inputs):
+        outputs = {"numbers": self.numbers(inputs["numeric"]), "kinds": self.kinds(inputs["categorical"][:, 0]) / 50}
+        for name, output in outputs.items():
+            if output.requires_grad:
+                output.register_hook(lambda grad, name=name: self.seen.__setitem__(name, grad.norm().item()))
+        outputs = self.branches(outputs)
+        return (outputs["numbers"] + 10 * outputs["kinds"]).tanh()
+
+
+def fused(schema):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TwoModalities()
+
+
+def norms_of(attachments, rule):
+    made = replace(job(train__attachments=attachments, train__rule=rule, model__encoder=None), encoder=fused)
+    stage, model = started(made)
+    model.train()
+    stage.train(next(iter(stage.batches(0))), 0)
+    return model.sharing.encoder.seen
+
+
+@pytest.mark.parametrize("rule", ["equal", {"kind": "imtl_g", "engine": "representation"}])
+def test_branches_get_gradients_of_one_norm(rule):
+    before, after = norms_of([], rule), norms_of(["modality_calibration"], rule)
+    assert before["kinds"] == pytest.approx(10 * before["numbers"], rel=1e-5)
+    mean = (before["kinds"] + before["numbers"]) / 2
+    assert after == pytest.approx({"kinds": mean, "numbers": mean}, rel=1e-5)
+
+
+def test_a_run_with_calibrated_branches(tmp_path):
+    stages = [{"name": "one", "steps": 2, "attachments": ["modality_calibration"]}, {"name": "two", "steps": 2}]
+    values = recipe(stages=stages, model__encoder=None)
+    polytask.train(values, out=tmp_path, data={"data": table()}, encoder=fused)
+    rows = {name: values for name, values in table(9, seed=2).items() if name[0] in "xk"}
+    assert polytask.load(tmp_path, encoder=fused).predict(rows).height == 9
+
+
+def test_branches_that_are_not_there_and_engines_that_take_a_pass_a_task():
+    with pytest.raises(MissingInput, match="the encoder has no modality branches"):
+        stage_of(train__attachments=["modality_calibration"])
+    with pytest.raises(Inconsistent, match="engine 'exact' takes a pass a task; use engine 'representation'"):
+        norms_of(["modality_calibration"], "upgrad")

@@ -32,6 +32,8 @@ def calls(attachment: Any) -> list[str]:
     found = []
     if attachment.transforms:
         found.append("representations = attachment.transform({task: representation for task in tasks})")
+    if attachment.calibrates_branches:
+        found.append("outputs = attachment.branches({modality: output of its branch})  # and fuse these")
     if attachment.has_term:
         found.append("attachment.backward(losses, representation)  # before the losses' own backward pass")
     return found
@@ -56,6 +58,7 @@ def fields(name: str) -> list[tuple[str, str]]:
         for holds, text in (
             (found.transforms, "the model computes with it, and is saved with it"),
             (found.has_term, "a term of the training loss"),
+            (found.calibrates_branches, "between an encoder's modality branches and what fuses them"),
             (found.trains_itself, "an optimiser of its own"),
         )
         if holds

@@ -18,6 +18,7 @@ from polytask.sharing.spec import (
 
 _LAZY = {  # these import torch, which reading a recipe does not need
     "Attachment": "polytask.sharing.attachments.contract",
+    "Branches": "polytask.sharing.branches",
     "MultiTaskModel": "polytask.sharing.model",
     "attachment": "polytask.sharing.attachments.contract",
     "build_model": "polytask.sharing.model",
@@ -32,6 +33,7 @@ __all__ = [
     "Attachment",
     "AttachmentOptions",
     "Attachments",
+    "Branches",
     "EncoderOptions",
     "ModelSpec",
     "MultiTaskModel",

@@ -35,6 +35,7 @@ ATTACHMENTS = Catalogue(
     {
         "rotograd": "polytask.sharing.attachments.rotograd:RotoGrad",
         "rep_mtl": "polytask.sharing.attachments.rep_mtl:RepMTL",
+        "modality_calibration": "polytask.sharing.attachments.modality_calibration:ModalityCalibration",
         "covariance_alignment": "polytask.sharing.attachments.covariance_alignment:CovarianceAlignment",
     },
 )

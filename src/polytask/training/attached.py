@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polytask.balancing import Balancer
 from polytask.balancing.accumulation import own
-from polytask.core.errors import Inconsistent
-from polytask.sharing import ATTACHMENTS, Attachment, AttachmentOptions, MultiTaskModel
+from polytask.core.errors import Inconsistent, MissingInput
+from polytask.sharing import ATTACHMENTS, Attachment, AttachmentOptions, Branches, MultiTaskModel
 from polytask.sharing.attachments.contract import require_shared
 from polytask.training.devices import Devices
 
@@ -30,6 +31,8 @@ class Attached:
         self, options: Sequence[AttachmentOptions], model: MultiTaskModel, tasks: Sequence[str], seed: int
     ) -> None:
         self._with_term: dict[str, Attachment] = {}
+        self._slots = [module for module in model.modules() if isinstance(module, Branches)]
+        self._calibration: Attachment | None = None
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self.values: dict[str, float] = {}
         for each in options:
@@ -39,28 +42,41 @@ class Attached:
                 found: Any = model.attachments[each.kind]
             else:
                 found = kind(tasks, model.sharing.representation_width, each, seed)
+            if kind.calibrates_branches:
+                self._calibration = found
             if kind.has_term:
                 self._with_term[each.kind] = found
             if kind.trains_itself:
                 found.requires_grad_(True)
                 self._optimizers[each.kind] = found.optimizer()
+        for slot in self._slots:  # also where an earlier stage had named one and this one does not
+            slot.calibration = self._calibration
 
-    def check(self, stage: str, sources: Sequence[str], devices: Devices) -> None:
-        """An error where the terms would not be those of the method."""
+    @property
+    def with_term(self) -> list[str]:
+        """Kinds of those that compare the tasks' gradients at one representation."""
+        return list(self._with_term)
+
+    def check(self, stage: str, devices: Devices, balancer: Balancer) -> None:
+        """An error where what is done would not be the method."""
         for kind in self._with_term:
             where = f"stage {stage!r}, attachment {kind!r}"
-            if len(sources) > 1:
-                raise Inconsistent(
-                    f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so their gradients at the "
-                    "representation cannot be compared"
-                )
-            if devices.world > 1:
-                raise Inconsistent(
-                    f"{where}: its term compares the rows of a whole batch, which {devices.world} processes "
-                    "share out; train on one process"
-                )
+            _require_one_process(where, devices)
             if devices.scaler is not None:
                 raise Inconsistent(f"{where}: its term is not scaled as precision fp16 needs; use bf16 or float32")
+        if self._calibration is not None:
+            where = f"stage {stage!r}, attachment {self._calibration.options.kind!r}"
+            _require_one_process(where, devices)
+            if not self._slots:
+                raise MissingInput(
+                    f"{where}: the encoder has no modality branches, whose outputs pass through a module "
+                    "polytask.sharing.Branches before they are fused"
+                )
+            if balancer.engine.reads != "representation" and not balancer.spec.weighs_losses:
+                raise Inconsistent(
+                    f"{where}: it calibrates what the tasks' combined gradient passes on, and engine "
+                    f"{balancer.engine_name!r} takes a pass a task; use engine 'representation' or a rule on losses"
+                )
 
     @property
     def reads_representation(self) -> bool:
@@ -95,3 +111,10 @@ class Attached:
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         for kind, optimizer in self._optimizers.items():
             optimizer.load_state_dict(values[kind])
+
+
+def _require_one_process(where: str, devices: Devices) -> None:
+    if devices.world > 1:
+        raise Inconsistent(
+            f"{where}: it compares the rows of a whole batch, which {devices.world} processes share out; train on one"
+        )

@@ -61,11 +61,15 @@ class Stage:
             seed = noise.child("validation").torch_seed()
             self._validation = _Batches(Mixture(held_out, spec.mixture, spec.batch_size, seed))
         if self.balancer.engine.reads == "representation":
-            _require_one_representation(spec.name, model, list(used), list(self.targets))
+            where = f"stage {spec.name!r}, engine 'representation'"
+            _require_one_representation(where, "engine 'exact'", model, list(used), list(self.targets))
         learnable = _trained_by_losses(model, learnable)
         self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
         self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
-        self.attached.check(spec.name, list(used), devices)
+        for kind in self.attached.with_term:
+            where = f"stage {spec.name!r}, attachment {kind!r}"
+            _require_one_representation(where, "no such attachment", model, list(used), list(self.targets))
+        self.attached.check(spec.name, devices, self.balancer)
         self._parameters = dict(model.named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
@@ -190,17 +194,16 @@ def _begins(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def _require_one_representation(stage: str, model: Any, sources: list[str], tasks: list[str]) -> None:
+def _require_one_representation(where: str, instead: str, model: Any, sources: list[str], tasks: list[str]) -> None:
     """An error unless all tasks of the stage read one representation of the same rows."""
-    where = f"stage {stage!r}, engine 'representation'"
     if not model.sharing.shares:
-        raise MissingInput(f"{where}: the tasks share no representation; choose another `sharing` or engine 'exact'")
+        raise MissingInput(f"{where}: the tasks share no representation; choose another `sharing` or {instead}")
     if model.stems is not None and model.stems.by == "task" and len(tasks) > 1:
-        raise MissingInput(f"{where}: each task has a stem of its own; choose stems by source or engine 'exact'")
+        raise MissingInput(f"{where}: each task has a stem of its own; choose stems by source or {instead}")
     if len(sources) > 1:
         raise Inconsistent(
             f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so at the representation no two "
-            "of them could conflict; use engine 'exact'"
+            f"of them could conflict; use {instead}"
         )
 
 

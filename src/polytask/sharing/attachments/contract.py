@@ -26,12 +26,15 @@ class Attachment(nn.Module):
         transforms: whether the model computes with it: `transform` is then part of predicting, and it is saved with
             the model. Otherwise it has no parameters.
         has_term: whether there is a `term`.
+        calibrates_branches: whether it stands between the branches of an encoder that fuses modalities and what fuses
+            them (`branches`).
         trains_itself: its parameters follow its own term only, by an optimiser of their own (`optimizer`), and the
             term's gradient goes nowhere else.
     """
 
     transforms: bool = False
     has_term: bool = False
+    calibrates_branches: bool = False
     trains_itself: bool = False
 
     def __init__(self, tasks: Iterable[str], width: int, options: AttachmentOptions, seed: int = 0) -> None:
@@ -41,6 +44,10 @@ class Attachment(nn.Module):
     def transform(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{task: its representation} -> {task: what is read instead}, both [B, width], for any subset of the tasks."""
         return dict(representations)
+
+    def branches(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{modality: output of its branch} -> what is fused instead, of the same shapes."""
+        return dict(outputs)
 
     def term(self, losses: Mapping[str, Tensor], representation: Tensor) -> Tensor:
         """The term, 0-d, from the present tasks' losses and the representation that they were computed from; the
