@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from hard_vectors import KINDS, vectors
 from polytask.core.geometry import dual_cone_weights, min_norm_point
 
-DRAWS = 60
+DRAWS = 95  # of each kind: more than a thousand matrices
 
 
 def gram(X: np.ndarray) -> torch.Tensor:
@@ -62,10 +62,16 @@ def dense_min_norm_point(X: np.ndarray) -> np.ndarray:
     return y / y.sum() @ X
 
 
-@pytest.mark.parametrize("tasks", [100])
-def test_many_tasks_conflict_with_nobody(tasks: int) -> None:
-    for size in (60, 300):
-        X = np.random.default_rng(size).standard_normal((tasks, size))
-        X /= np.linalg.norm(X, axis=1, keepdims=True)
-        updates = dual_cone_weights(gram(X), torch.eye(tasks, dtype=torch.float64)).numpy() @ X
-        assert (updates @ X.T).min() > -1e-6
+@pytest.mark.parametrize("size", [1, 10, 60, 300])
+@pytest.mark.parametrize("shift", [0.0, 0.9])
+def test_many_tasks(size: int, shift: float) -> None:
+    """Fewer dimensions than tasks too, where most projections are 0."""
+    X = np.random.default_rng(size).standard_normal((100, size))
+    X -= shift * X.mean(0)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    updates = dual_cone_weights(gram(X), torch.eye(100, dtype=torch.float64)).numpy() @ X
+    assert (updates @ X.T).min() > -1e-6
+    for task in range(0, 100, 20):
+        s, _ = nnls(X.T, -X[task])
+        np.testing.assert_allclose(updates[task], X[task] + X.T @ s, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(min_norm_point(gram(X)).numpy() @ X, dense_min_norm_point(X), rtol=0, atol=1e-6)
