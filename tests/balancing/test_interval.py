@@ -175,7 +175,7 @@ def test_a_gradient_that_is_not_finite() -> None:
 def test_options_that_do_not_fit() -> None:
     for error, match, options in [
         (BadValue, "engine is 'interval'; allowed: exact: the rule weighs losses", {"rule": "equal"}),
-        (BadValue, "the rule has no weights to keep", {"rule": "graddrop"}),
+        (BadValue, "rule .graddrop. has no weights to keep", {"rule": "graddrop"}),
         (BadValue, "groups is 'tensor'; allowed: all", {"rule": "mgda", "groups": "tensor"}),
         (BadValue, "scale is 'unit'", {"rule": "mgda", "scale": "unit"}),
         (BadValue, "every is 0; allowed: a number in", {"rule": "mgda", "engine": {"kind": "interval", "every": 0}}),

@@ -1,12 +1,19 @@
 """The trainer's side of the engines: what it hands to the balancer, what it refuses, and resuming in between."""
 
+from dataclasses import replace
+
 import pytest
+import torch
+from tests.training.distributed import CONV, images
 from tests.training.runs import events, job, outcome, recipe, table, train
 
 import polytask
+from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName
+from polytask.tasks.mixture import Mixture, MixtureSpec
+from polytask.training.steps import drawn_rows
 
-ENGINES = ["representation", {"kind": "interval", "every": 4}]
+ENGINES = ["representation", {"kind": "interval", "every": 4}, {"kind": "subset", "fraction": 0.4}]
 
 
 @pytest.mark.parametrize("sharing", ["hard", {"kind": "mmoe", "experts": 2, "hidden_sizes": [4]}])
@@ -17,7 +24,7 @@ def test_a_run_ends(tmp_path, engine, sharing):
     assert results["steps"] == 6
     steps = events(tmp_path / "run", "step")
     fresh = [step for step in steps if "cosines" in step]
-    assert len(fresh) == (6 if engine == "representation" else 2)
+    assert len(fresh) == (2 if "every" in engine else 6)
     assert all(len(step["weights"]) == 4 for step in steps)
 
 
@@ -58,6 +65,8 @@ def test_sources_that_share_no_row(tmp_path):
 def test_options_are_checked_when_the_recipe_is_read():
     with pytest.raises(Inconsistent, match="every belongs to interval, not to exact"):
         job(train__rule={"kind": "upgrad", "engine": {"kind": "exact", "every": 3}})
+    with pytest.raises(Inconsistent, match="fraction belongs to subset, not to interval"):
+        job(train__rule={"kind": "upgrad", "engine": {"kind": "interval", "fraction": 0.5}})
 
 
 def test_clusters_of_a_recipe(tmp_path):
@@ -88,3 +97,36 @@ def test_clusters_of_a_recipe(tmp_path):
 def test_bad_clusters_of_a_recipe(clusters, error, message):
     with pytest.raises(error, match=message):
         job(train__rule={"kind": "upgrad", "clusters": clusters})
+
+
+def test_the_drawn_rows_have_a_label_for_each_task():
+    run = job()
+    piece = next(
+        iter(Mixture({"data": run.data.sources["data"].splits["train"]}, MixtureSpec(), 32, seed=0).batches(0))
+    )[0]
+    first = {task: torch.zeros_like(present) for task, present in piece.present.items()}
+    for row, present in enumerate(first.values()):
+        present[row] = True
+    rare = replace(piece, present=first)
+    for seed in range(5):
+        (part,) = drawn_rows([rare], 0.1, seed)
+        assert 4 <= len(part) <= 4 + len(first)
+        assert all(part.present[task].sum() == 1 for task in first)
+        assert torch.equal(part.rows, drawn_rows([rare], 0.1, seed)[0].rows)
+    assert torch.equal(drawn_rows([rare], 1.0, 0)[0].rows, rare.rows)
+    assert len(drawn_rows([rare.at(slice(0, 0))], 0.5, 0)[0]) == 0
+
+
+def test_the_running_statistics_see_a_batch_once(tmp_path):
+    """With every row in the part it is the exact engine, and BatchNorm counts the batch once."""
+    settings = {
+        "tasks": {"left": "binary", "whole": "regression"},
+        "model__encoder": CONV,
+        "data__features": {"image": {"kind": "image"}},
+    }
+    for name, engine in (("exact", "exact"), ("subset", {"kind": "subset", "fraction": 1.0})):
+        rule = {"kind": "upgrad", "engine": engine}
+        train(tmp_path / name, data=images(), train__rule=rule, train__optimizer={"kind": "sgd", "lr": 0.1}, **settings)
+    exact, subset = (read_checkpoint(resolve(tmp_path / name)).tensors() for name in ("exact", "subset"))
+    for name, tensor in exact.items():
+        torch.testing.assert_close(subset[name], tensor, rtol=1e-3, atol=1e-5)

@@ -30,6 +30,7 @@ ENGINES = Catalogue(
         "layerwise": "polytask.balancing.layerwise:LayerwiseEngine",
         "auto": "polytask.balancing.layerwise:AutoEngine",
         "representation": "polytask.balancing.representation:RepresentationEngine",
+        "subset": "polytask.balancing.subset:SubsetEngine",
         "interval": "polytask.balancing.interval:IntervalEngine",
     },
 )
@@ -48,8 +49,8 @@ class Balancer:
     Args:
         rule: a registered rule's name, or its spec.
         tasks: every task that may be present, in order; by default those of the first call.
-        engine: how per-task gradients are obtained: "exact", "layerwise", "auto", "representation" or "interval", or
-            with its options {"kind": "interval", "every": 10}.
+        engine: how per-task gradients are obtained: "exact", "layerwise", "auto", "representation", "subset" or
+            "interval", or with its options {"kind": "interval", "every": 10}.
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
             not another learning rate.
@@ -108,6 +109,7 @@ class Balancer:
         model: Model | None = None,
         *,
         representation: Tensor | Sequence[Tensor] | None = None,
+        subset: Mapping[str, Tensor] | None = None,
         shared: Sequence[str] | None = None,
         forward: Forward | None = None,
         counts: Mapping[str, float] | None = None,
@@ -120,6 +122,7 @@ class Balancer:
             model: a module, {name: parameter} or parameters; rules that weigh losses do not need it on one process.
             representation: for engine "representation": the tensor, or tensors, that all heads read; the losses must
                 have been computed from these very tensors.
+            subset: for engine "subset": the same tasks' losses on a part of the rows, from a forward pass of their own.
             shared: names of the parameters to balance, where the graph should not decide (default: reached by two
                 or more tasks).
             forward: the losses as a function, `forward(parameters=None, batch=0) -> losses`, for rules that need
@@ -130,13 +133,14 @@ class Balancer:
         Raises: NotFinite naming the task and step; MissingInput if nothing is shared or the rule needs what was not
                 given. Nothing is then written into `.grad`.
         """
-        pieces = self._checked_representation(representation)
+        self._check_given(representation=representation, subset=subset)
         if not isinstance(losses, Mapping):
             raise BadValue("losses", type(losses).__name__, "a mapping {task: loss}", f"rule {self.spec.name!r}")
         self._require(model, forward, counts, scaler)
         if self._clusters is not None:
             forward = self._clusters.joining(forward, counts, self.step)
             losses, counts = self._clusters.joined(losses, counts, self.step)
+            subset = None if subset is None else self._clusters.joined(subset, None, self.step)[0]
         self._learn_tasks(losses)
         found = step_losses(losses, counts, self.tasks, named_parameters(model))
         if not found.tasks:
@@ -153,7 +157,8 @@ class Balancer:
             named=named_parameters(model),
             factor=None if scaler is None else float(scaler.get_scale()),
             shared=shared,
-            representation=pieces,
+            representation=[representation] if isinstance(representation, Tensor) else list(representation or ()),
+            subset=None if subset is None else _scaled(subset, scaler),
             more=self._more(found, forward),
         )
         states = self._rules.states()
@@ -281,16 +286,14 @@ class Balancer:
             more["validation"] = torch.tensor([values.get(t, math.nan) for t in found.tasks], dtype=torch.float64)
         return more
 
-    def _checked_representation(self, given: Tensor | Sequence[Tensor] | None) -> list[Tensor] | None:
-        """The tensors; an error if the engine needs them and there are none, or the other way round."""
-        if self.engine.reads != "representation":
-            if given is not None:
-                raise Inconsistent(f"representation= is read by engine 'representation', not by {self.engine_name!r}")
-            return None
-        pieces = [given] if isinstance(given, Tensor) else list(given or ())
-        if not pieces and not distribution.active():  # a process may have no row of this step
-            raise MissingInput("engine 'representation' needs backward(losses, model, representation=...)")
-        return pieces
+    def _check_given(self, **given: Any) -> None:
+        """An error if the engine needs an argument and it is missing, or the other way round."""
+        for name, value in given.items():
+            # a process may have no row of this step
+            if self.engine.reads == name and not _is_given(value) and not distribution.active():
+                raise MissingInput(f"engine {name!r} needs backward(losses, model, {name}=...)")
+            if self.engine.reads != name and value is not None:
+                raise Inconsistent(f"{name}= is read by engine {name!r}, not by {self.engine_name!r}")
 
     @property
     def _members(self) -> dict[str, list[str]] | None:
@@ -358,6 +361,10 @@ def _check_options(spec: RuleSpec, groups: str, scale: str, where: str) -> None:
 def balancer(rule: str | RuleSpec, **options: Any) -> Balancer:
     """A balancer by the rule's name; see `Balancer` for the options."""
     return Balancer(rule, **options)
+
+
+def _is_given(value: Any) -> bool:
+    return isinstance(value, Tensor) or bool(value)
 
 
 def _engine(given: str | Mapping[str, Any], where: str) -> tuple[str, Engine]:

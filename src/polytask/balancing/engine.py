@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polytask.balancing.accumulation import infinite
 from polytask.balancing.group_rules import GroupRules
-from polytask.core.errors import NotFinite
+from polytask.core.errors import BadValue, NotFinite
 from polytask.core.rules import RuleSpec
 
 
@@ -26,6 +26,7 @@ class Step:
         named: the model's parameters.
         factor: the GradScaler's; None without one.
         shared, representation: as the caller of `backward` gave them.
+        subset: task -> its loss on a part of the rows, scaled likewise, for engine "subset".
         more: counts and validation losses, float64 [T], where the rule needs them.
     """
 
@@ -38,6 +39,7 @@ class Step:
     factor: float | None = None
     shared: Sequence[str] | None = None
     representation: Sequence[Tensor] | None = None
+    subset: Mapping[str, Tensor] | None = None
     more: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -105,6 +107,17 @@ class Engine:
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         pass
+
+
+def refuse_without_weights(engine: str, spec: RuleSpec, groups: str, scale: str) -> None:
+    """BadValue unless the rule gives one weight a task, which an engine can apply in a backward pass of its own."""
+    if spec.returns != "weights":
+        raise BadValue("engine", engine, f"exact | representation: rule {spec.name!r} has no weights to keep")
+    if groups != "all":
+        raise BadValue("groups", groups, f"all: engine {engine!r} keeps one weight a task")
+    if scale == "unit":
+        allowed = "published | sum | mean: weights do not keep the norm of other gradients than they came from"
+        raise BadValue("scale", scale, allowed)
 
 
 def summed_gram(grams: Mapping[str, Tensor]) -> Tensor:

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from polytask.balancing.engine import Combined, Engine, Step
+from polytask.balancing.engine import Combined, Engine, Step, refuse_without_weights
 from polytask.balancing.exact import ExactEngine
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.weighted import weighted_gradients
 from polytask.core.constraints import Interval
-from polytask.core.errors import BadValue
 from polytask.core.rules import RuleSpec
 
 
@@ -29,12 +28,7 @@ class IntervalEngine(Engine):
         self._kept: dict[tuple[str, ...], tuple[int, Tensor]] = {}  # tasks -> (step, weights)
 
     def check(self, spec: RuleSpec, groups: str, scale: str) -> None:
-        if spec.returns != "weights":
-            raise BadValue("engine", "interval", "exact | representation: the rule has no weights to keep")
-        if groups != "all":
-            raise BadValue("groups", groups, "all: engine 'interval' keeps one weight a task")
-        if scale == "unit":
-            raise BadValue("scale", scale, "published | sum | mean: kept weights do not keep the norm of new gradients")
+        refuse_without_weights("interval", spec, groups, scale)
 
     def combine(self, step: Step, rules: GroupRules) -> Combined:
         present = tuple(step.tasks)

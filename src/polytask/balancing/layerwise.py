@@ -6,7 +6,7 @@ is no such product, or where that would not pay, takes the exact route by itself
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,13 +73,8 @@ def combined_by_layer(
         why = "processes hold different rows" if distribution.active() else "the rule reads the gradients themselves"
         result = exact.combine(step, rules)
         return replace(result, route=dict.fromkeys(result.route, f"exact: {why}"))
-    walk = walked(step.losses)
-    part = partition(step.losses, step.tasks, step.named, step.shared, walk.leaves)
-    every = found_layers(walk, {name: part.parameters[name] for name in part.shared})
-    layers = [_gradients_of(layer, part, step, exact) for layer in every if pays(layer, len(step.tasks))]
-    found = exact.gradients(step.losses, step.tasks, part, step=step.number, layers=layers)
-    groups = rules.grouped(part.shared)
-    grams = _grams(groups, found, layers, step)
+    seen = measured(step, rules, exact, pays)
+    part, found, groups, grams = seen.part, seen.found, seen.groups, seen.grams
     total = summed_gram(grams)
     bad = step.infinite_tasks(total) + [f"task {part.owner(name, step.tasks)!r}" for name in infinite(found.private)]
     overflow = step.overflows(bad)
@@ -90,10 +85,46 @@ def combined_by_layer(
             group: rules.weights(group, step.tasks, {"losses": step.values, "gram": gram}, step.priority)
             for group, gram in grams.items()
         }
-    combined = _combined(groups, weights, found, layers)
+    combined = _combined(groups, weights, found, seen.layers)
     grads = [(part.parameters[name], grad) for name, grad in [*combined.items(), *found.private.items()]]
-    routes = _routes(part.shared, every, layers)
-    return Combined(grads, {} if overflow else weights, routes, part.shared, total, overflow)
+    return Combined(grads, {} if overflow else weights, seen.routes, part.shared, total, overflow)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one backward pass a task gives, with the Gram matrix of each group.
+
+    Attributes:
+        part: who reaches what.
+        found: the gradients that were formed.
+        layers: those whose were not.
+        groups: group -> its parameters.
+        grams: group -> float64 [T, T].
+        routes: module -> its route.
+    """
+
+    part: Partition
+    found: TaskGradients
+    layers: list[LayerGradients]
+    groups: dict[str, list[str]]
+    grams: dict[str, Tensor]
+    routes: dict[str, str]
+
+
+def measured(
+    step: Step, rules: GroupRules, exact: ExactEngine, pays: Callable[[Layer, int], bool], *, private: bool = True
+) -> Measured:
+    """Of the step's losses on this process; private parameters get no gradient where that is not wanted."""
+    walk = walked(step.losses)
+    part = partition(step.losses, step.tasks, step.named, step.shared, walk.leaves)
+    if not private:
+        part = part.shared_only()
+    every = found_layers(walk, {name: part.parameters[name] for name in part.shared})
+    layers = [_gradients_of(layer, part, step, exact) for layer in every if pays(layer, len(step.tasks))]
+    found = exact.gradients(step.losses, step.tasks, part, step=step.number, layers=layers)
+    groups = rules.grouped(part.shared)
+    grams = _grams(groups, found, layers, step)
+    return Measured(part, found, layers, groups, grams, _routes(part.shared, every, layers))
 
 
 def _gradients_of(layer: Layer, part: Partition, step: Step, exact: ExactEngine) -> LayerGradients:

@@ -31,6 +31,12 @@ class Partition:
         used = self.reaches.any(1).tolist()
         return [name for name, anyone in zip(self.parameters, used, strict=True) if anyone and name not in shared]
 
+    def shared_only(self) -> "Partition":
+        """The same as if no task reached anything else."""
+        shared = dict.fromkeys(self.shared)
+        kept = torch.tensor([name in shared for name in self.parameters])
+        return Partition(self.parameters, self.reaches & kept[:, None], self.shared)
+
     def owner(self, name: str, tasks: Sequence[str]) -> str:
         """The first task that reaches a parameter."""
         return tasks[int(self.reaches[list(self.parameters).index(name)].int().argmax())]

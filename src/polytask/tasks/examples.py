@@ -68,16 +68,20 @@ class Batch:
         """The rows rank, rank + world, ... of this batch: one process's part of a global batch."""
         if world == 1:
             return self
+        return self.at(slice(rank, None, world))
 
-        def strided(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {key: tensor[rank::world] for key, tensor in tensors.items()}
+    def at(self, index: Tensor | slice) -> "Batch":
+        """The rows at these positions."""
+
+        def taken(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: tensor[index] for key, tensor in tensors.items()}
 
         return replace(
             self,
-            inputs=strided(self.inputs),
-            labels=strided(self.labels),
-            present=strided(self.present),
-            rows=self.rows[rank::world],
+            inputs=taken(self.inputs),
+            labels=taken(self.labels),
+            present=taken(self.present),
+            rows=self.rows[index],
         )
 
 

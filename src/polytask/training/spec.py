@@ -17,20 +17,26 @@ def _kind(value: Any) -> Any:
 
 
 class EngineChoice(Strict):
-    """How a rule on gradients gets to see them: see docs/loop.md. `every` is of `interval`; null is its default."""
+    """How a rule on gradients gets to see them: see docs/loop.md.
 
-    kind: Literal["exact", "layerwise", "auto", "representation", "interval"] = "exact"
+    `every` is of `interval`, `fraction` of `subset`; null is the default: 10 steps, a quarter of the rows.
+    """
+
+    kind: Literal["exact", "layerwise", "auto", "representation", "subset", "interval"] = "exact"
     every: int | None = Field(default=None, ge=1)
+    fraction: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "EngineChoice":
         if self.every is not None and self.kind != "interval":
             raise ValueError(f"every belongs to interval, not to {self.kind}")
+        if self.fraction is not None and self.kind != "subset":
+            raise ValueError(f"fraction belongs to subset, not to {self.kind}")
         return self
 
     def options(self) -> dict[str, Any]:
-        """What the balancer takes."""
-        return self.model_dump(exclude_none=True)
+        """What the balancer takes; which rows are in a subset is the trainer's matter."""
+        return self.model_dump(exclude_none=True, exclude={"fraction"})
 
 
 class ClusterChoice(Strict):

@@ -105,6 +105,7 @@ class Stage:
             seed=self._seeds.at(step),
             clip=self.spec.clip,
             validation=() if self._validation is None else self._validation.at(step),
+            fraction=self.spec.rule.engine.fraction,
         )
         if report is not None:
             self.attached.step(step, factor(self.spec.schedule, step, self.steps))

@@ -1,5 +1,6 @@
 """One training step: pieces of a batch -> losses -> balanced gradients -> the optimiser."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from polytask.balancing import BackwardReport, Balancer
 from polytask.balancing.accumulation import accumulate
 from polytask.balancing.session import VALIDATION
 from polytask.core.errors import MissingInput
+from polytask.core.noise import Noise
 from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
@@ -91,6 +93,7 @@ def train_step(
     seed: int,
     clip: float | None,
     validation: Sequence[Batch] = (),
+    fraction: float | None = None,
 ) -> BackwardReport | None:
     """Changes the model by one step; None, and no change, when no row of any process has a label.
 
@@ -102,6 +105,7 @@ def train_step(
             generator back as it found it), so a resumed run draws the same.
         clip: the largest norm of the gradient.
         validation: the batch for rules that need one; the same rows in every process.
+        fraction: of the rows, for engine "subset"; None is a quarter.
     """
     devices.seed(seed)
     needs_representation = balancer.engine.reads == "representation"
@@ -115,6 +119,7 @@ def train_step(
         found.losses,
         parameters,
         representation=found.representation if needs_representation else None,
+        subset=again.part(fraction or 0.25) if balancer.engine.reads == "subset" else None,
         forward=again,
         counts=found.counts,
         scaler=devices.scaler,
@@ -160,11 +165,7 @@ class Forward:
 
     def losses(self, parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> TaskLosses:
         """With how many labels are behind each."""
-        used = {name: buffer.clone() for name, buffer in self.model.named_buffers()} | dict(parameters or {})
-
-        def call(inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
-            return functional_call(self.model, used, (inputs, tasks))
-
+        call = self._unchanging(parameters)
         if batch != VALIDATION:
             self.devices.seed(self.seed)
             return task_losses(call, self.pieces, self.targets, self.devices)
@@ -176,3 +177,33 @@ class Forward:
             self.model.train(was_training)
         labelled = {task: loss for task, loss in found.losses.items() if found.counts[task]}
         return TaskLosses(labelled, found.counts, [])
+
+    def part(self, fraction: float) -> dict[str, Tensor]:
+        """The losses on a fraction of the rows, which the step's seed draws; a task without a label there gets one."""
+        self.devices.seed(self.seed)
+        chosen = drawn_rows(self.pieces, fraction, self.seed)
+        return task_losses(self._unchanging(None), chosen, self.targets, self.devices).losses
+
+    def _unchanging(self, parameters: Mapping[str, Tensor] | None) -> Any:
+        """The model as a function that leaves its buffers alone."""
+        used = {name: buffer.clone() for name, buffer in self.model.named_buffers()} | dict(parameters or {})
+
+        def call(inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+            return functional_call(self.model, used, (inputs, tasks))
+
+        return call
+
+
+def drawn_rows(pieces: Sequence[Batch], fraction: float, seed: int) -> list[Batch]:
+    """A part of each piece: the fraction of its rows, and one with a label for each task that would have none."""
+    drawn = []
+    for number, piece in enumerate(pieces):
+        order = torch.from_numpy(Noise(seed, "subset", number).permutation(len(piece)))
+        taken = torch.zeros(len(piece), dtype=torch.bool)
+        taken[order[: math.ceil(fraction * len(piece))]] = True
+        for present in piece.present.values():
+            labelled = present if present.dim() == 1 else present.flatten(1).any(1)
+            if labelled.any() and not (labelled & taken).any():
+                taken[order[labelled[order]][0]] = True
+        drawn.append(piece.at(taken.nonzero()[:, 0]))
+    return drawn
