@@ -127,7 +127,7 @@ def _rules_section(name: str, experiment: Experiment, records: Mapping[str, Reco
     return (
         "\n".join(
             [
-                *[f"## {experiment.title}", "", experiment.about.strip(), ""],
+                *[f"## {experiment.title}", "", " ".join(read_experiment(part).about.strip() for part in parts), ""],
                 *[rules_table.sentences(reference, others), "", rules_table.table(reference, others), ""],
                 *[rules_table.caption(others, measured), rules_table.on_edge(others, measured), ""],
                 *[words.budget_sentence(measured), ""],

@@ -31,6 +31,11 @@ class Line:
     p: float | None
 
     @property
+    def name(self) -> str:
+        """The row's; of one with many parameters its beginning."""
+        return self.row.name if len(self.row.name) <= 60 else f"{self.row.name[:40]} …"
+
+    @property
     def is_beyond_noise(self) -> bool:
         return self.p is not None and self.p < LEVEL
 
@@ -129,7 +134,7 @@ def _cells(line: Line, is_reference: bool) -> list[str]:
         difference = f"{signed(line.difference.mean, 4)}{half} {sign if line.p is not None else '·'}"
         p = "–" if line.p is None else f"{line.p:.2g}" if line.p >= 0.0001 else "<0.0001"
     reads = " and ".join(find(line.row.rule).needs)
-    name = f"**{line.row.name}**" if is_reference else line.row.name
+    name = f"**{line.name}**" if is_reference else line.name
     return [name, fixed(line.score.mean, 4), difference, p, percent(delta), rates, reads]
 
 
@@ -153,7 +158,7 @@ def on_edge(others: Sequence[Line], results: Mapping[str, Any]) -> str:
     ends = {"lowest": rates[0], "highest": rates[-1]}
     found = []
     for which, rate in ends.items():
-        names = [line.row.name for line in others if any(math.isclose(rate, one) for one in line.row.learning_rates)]
+        names = [line.name for line in others if any(math.isclose(rate, one) for one in line.row.learning_rates)]
         if names and len(rates) > 1:
             found.append(f"{listed(f'`{name}`' for name in names)} chose the {which} learning rate of the grid.")
     return " ".join(found)
@@ -169,7 +174,7 @@ def _by_seed(runs: Sequence[Mapping[str, Any]], signs: Mapping[str, int]) -> dic
 
 
 def _names(chosen: Sequence[Line]) -> str:
-    return listed(f"`{line.row.name}`" for line in chosen) if chosen else "none"
+    return listed(f"`{line.name}`" for line in chosen) if chosen else "none"
 
 
 def _number(value: float | None) -> float:

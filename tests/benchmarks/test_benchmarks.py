@@ -9,8 +9,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 
-from benchmarks import distinct_texts, pages, results, running, trainer_overhead, trees, words
-from polytask.core.errors import CheckpointError, UnknownName
+from benchmarks import distinct_texts, experiment, pages, results, running, trainer_overhead, trees, words
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, UnknownName
 from polytask.core.validation import validated
 from polytask.evaluation.table import comparison
 from polytask.recipes.reading import read_recipe
@@ -73,10 +73,10 @@ def record(name: str, measured: dict[str, Any], **changes: Any) -> dict[str, Any
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_an_experiment_is_what_polytask_can_run(name: str) -> None:
-    experiment = read_experiment(name)
-    if experiment.recipe is not None:
-        recipe = read_recipe(experiment.recipe, experiment.settings).recipe
-        for rule in experiment.rules or ():
+    about = read_experiment(name)
+    if about.recipe is not None:
+        recipe = read_recipe(about.recipe, about.settings).recipe
+        for rule in about.rules or ():
             read_recipe(recipe.resolved(), {"stages.0.rule": rule})
 
 
@@ -84,6 +84,24 @@ def test_an_unknown_key_of_an_experiment_is_refused() -> None:
     values = {"title": "t", "about": "a", "minutes": 1, "recipe": "census_income", "rulez": ["equal"]}
     with pytest.raises(UnknownName, match="rules"):
         validated(Experiment, values, "experiments/x.yaml")
+
+
+def test_an_experiment_beside_another_takes_its_settings_and_may_not_change_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "FOLDER", tmp_path)
+    first = "{title: t, about: a, minutes: 1, recipe: tox21, seeds: 4, rules: [equal, mgda], against: equal}"
+    (tmp_path / "first.yaml").write_text(first)
+    (tmp_path / "more.yaml").write_text("{title: m, about: b, minutes: 2, beside: first, rules: [equal, pcgrad]}")
+    more = read_experiment("more")
+    assert (more.recipe, more.seeds, more.against, more.rules) == ("tox21", 4, "equal", ("equal", "pcgrad"))
+    assert (more.title, more.minutes) == ("m", 2)
+    (tmp_path / "more.yaml").write_text("{title: m, about: b, minutes: 2, beside: first, seeds: 5, rules: [equal]}")
+    with pytest.raises(BadValue, match=r"seeds.*those of first"):
+        read_experiment("more")
+    (tmp_path / "more.yaml").write_text("{title: m, about: b, minutes: 2, beside: first, rules: [pcgrad]}")
+    with pytest.raises(Inconsistent, match="'equal' is none of the rules"):
+        read_experiment("more")
 
 
 def test_a_misspelt_experiment_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
