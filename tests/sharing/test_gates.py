@@ -10,13 +10,14 @@ from torch import Tensor
 from polytask.core.errors import BadValue, UnknownName
 from polytask.sharing.gates import GateOptions, Gates
 from polytask.sharing.selection import SELECTIONS, DSelectK, Hard, TopK, smooth_step
-from polytask.sharing.tape import listen
+from polytask.sharing.tape import listen, numbered
 
 SCORES = torch.tensor([[0.0, 2.0, 1.0, 2.0], [-1.0, 0.5, 3.0, 0.0]], dtype=torch.float64)
 
 
 def gates(**options: object) -> Gates:
-    return Gates("here", ["a", "b"], 3, 4, GateOptions.model_validate(options), seed=0)
+    names = dict.fromkeys("ab", numbered("shared", 4))
+    return Gates("here", ["a", "b"], 3, names, GateOptions.model_validate(options), seed=0)
 
 
 def rows(count: int = 5) -> Tensor:
@@ -87,8 +88,12 @@ def test_the_tape_notes_what_was_computed_while_somebody_listened() -> None:
     with listen() as tape:
         model(inputs, ["click", "topic"])
     assert list(tape.gates) == [("experts", "click"), ("experts", "topic")]
-    assert tape.gates["experts", "click"].shape == (6, 3)
-    assert tape.experts["experts"].shape == (3, 6, 64)
+    weights = tape.gates["experts", "click"]
+    assert list(weights) == ["shared 1", "shared 2", "shared 3"]
+    torch.testing.assert_close(sum(weights.values()), torch.ones(6))
+    assert {name: list(output.shape) for name, output in tape.experts.items()} == {
+        ("experts", f"shared {number}"): [6, 64] for number in (1, 2, 3)
+    }
     assert list(tape.penalties) == ["click", "topic"]
     tape.penalties["click"].backward()
     assert model.sharing.gates.gates["click"].weight.grad.abs().sum() > 0

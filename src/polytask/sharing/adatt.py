@@ -14,7 +14,7 @@ from polytask.sharing.gates import Scores
 from polytask.sharing.layers import Activation, Stack, TaskModules, seeded
 from polytask.sharing.selection import Softmax
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.tape import note_experts, note_gate
+from polytask.sharing.tape import note_experts, note_gate, numbered
 
 
 class AdaTT(Sharing):
@@ -71,7 +71,9 @@ class FusionLevel(nn.Module):
         super().__init__()
         self.name, self.tasks = name, tasks
         sizes, activation = options.hidden_sizes, options.activation
-        every = options.task_experts * len(tasks) + options.shared_experts
+        self.names = [name for task in tasks for name in numbered(task, options.task_experts)]
+        self.names += numbered("shared", options.shared_experts)
+        every = len(self.names)
         self.own: TaskModules[Experts] = TaskModules()
         self.gates: TaskModules[Scores] = TaskModules()
         self.native: TaskModules[NativeWeights] = TaskModules()
@@ -91,11 +93,11 @@ class FusionLevel(nn.Module):
         banks = [*self.own.values(), *([self.shared] if self.shared is not None else [])]
         same = all(stream is streams[0] for stream in streams)
         experts = run_together(banks, streams[0] if same else streams)  # [E, B, width]
-        note_experts(self.name, experts)
+        note_experts(self.name, self.names, experts)
         of = dict(zip(self.tasks, streams, strict=False))
         weights = [self.gates[task](of[task]).softmax(-1) for task in wanted]
         for task, given in zip(wanted, weights, strict=True):
-            note_gate(self.name, task, given, lambda: None)
+            note_gate(self.name, task, self.names, given)
         if self.shared_gate is not None:
             weights.append(self.shared_gate(streams[-1]).softmax(-1))
         fused = list(mixed(torch.stack(weights, dim=1), experts).unbind(1))

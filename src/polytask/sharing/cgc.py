@@ -14,7 +14,7 @@ from polytask.sharing.gates import GateChoice, GateOptions, Gates, Scores
 from polytask.sharing.layers import Activation, TaskModules, seeded
 from polytask.sharing.selection import Softmax
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.tape import note_experts
+from polytask.sharing.tape import note_experts, numbered
 
 
 class ExpertOptions(SharingOptions):
@@ -51,7 +51,9 @@ class ExpertLevel(nn.Module):
         for task in tasks:
             with seeded(seed, name, "experts", task):
                 self.own[task] = Experts(options.task_experts, width, sizes, activation=activation)
-        choices = options.task_experts + options.shared_experts
+        self.names = {task: numbered(task, options.task_experts) for task in tasks}
+        self.shared_names = numbered("shared", options.shared_experts)
+        choices = {task: [*own, *self.shared_names] for task, own in self.names.items()}
         self.gates = Gates(name, tasks, width, choices, options.gate, seed)
         self.shared_gate = None
         if passes_on:
@@ -71,7 +73,9 @@ class ExpertLevel(nn.Module):
         """
         tasks = list(self.own) if only is None else only
         own, common = self._experts(tasks, streams, shared)
-        note_experts(self.name, torch.cat([own.flatten(0, 1), common]))
+        for task, outputs in zip(tasks, own, strict=True):
+            note_experts(self.name, self.names[task], outputs)
+        note_experts(self.name, self.shared_names, common)
         weights = torch.stack([self.gates(task, streams[task]) for task in tasks], dim=1)  # [B, T, n + s]
         n = own.shape[1]
         from_own = torch.einsum("btn,tnbd->btd", weights[..., :n].to(own.dtype), own)

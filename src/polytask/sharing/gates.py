@@ -1,7 +1,7 @@
 """Gates: for each task, weights of the experts. Two axes: what the scores depend on, and how they become weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from polytask.core.errors import UnknownName
 from polytask.core.validation import Strict, validated
 from polytask.sharing.layers import TaskModules, seeded
 from polytask.sharing.selection import SELECTIONS, Selection, Softmax
-from polytask.sharing.tape import note_gate
+from polytask.sharing.tape import listening, note_gate, note_penalty
 
 Reads = Literal["input", "task", "embedding", "input_and_embedding"]
 
@@ -80,7 +80,7 @@ class Gates(nn.Module):
         place: what the gates are called on the tape.
         tasks: those that have a gate.
         width: of the rows that the gates read.
-        experts: how many experts a task chooses among, one number for all or one a task.
+        experts: the names of the experts that a task chooses among, the same number for each task.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Gates(nn.Module):
         place: str,
         tasks: Iterable[str],
         width: int,
-        experts: int | dict[str, int],
+        experts: Mapping[str, Sequence[str]],
         options: GateOptions,
         seed: int,
     ) -> None:
         super().__init__()
         tasks = list(tasks)
         self.place, self.options, self.select = place, options, options.select
-        self.experts = experts if isinstance(experts, dict) else dict.fromkeys(tasks, experts)
+        self.experts = {task: list(experts[task]) for task in tasks}
         self.gates: TaskModules[Scores] = TaskModules()
         self.embeddings: TaskModules[Embedding] = TaskModules()
         self.shared = None
         for task in tasks:
-            scores = self.select.scores(self.experts[task])
+            scores = self.select.scores(len(self.experts[task]))
             with seeded(seed, place, "gate", task):
                 if options.reads in ("input", "task"):
                     self.gates[task] = Scores(scores, width if options.reads == "input" else None, self.select)
@@ -109,13 +109,17 @@ class Gates(nn.Module):
         if self.embeddings:
             inputs = options.embedding + (width if options.reads == "input_and_embedding" else 0)
             with seeded(seed, place, "gate"):
-                self.shared = Scores(self.select.scores(max(self.experts.values())), inputs, self.select)
+                self.shared = Scores(self.select.scores(len(self.experts[tasks[0]])), inputs, self.select)
 
     def forward(self, task: str, x: Float[Tensor, "B width"]) -> Float[Tensor, "B experts"]:
         """The weights of the task's experts for these rows."""
-        scores, experts = self._scores(task, x), self.experts[task]
+        scores, experts = self._scores(task, x), len(self.experts[task])
         weights = self.select.weights(scores, experts)  # [1, experts] where the rows do not matter
-        note_gate(self.place, task, weights, lambda: self.select.penalty(scores, experts))
+        if listening():
+            note_gate(self.place, task, self.experts[task], weights.expand(x.shape[0], -1))
+            penalty = self.select.penalty(scores, experts)
+            if penalty is not None:
+                note_penalty(task, penalty)
         return weights.expand(x.shape[0], -1)
 
     def _scores(self, task: str, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from polytask.sharing.gates import Scores
 from polytask.sharing.layers import Activation, NamedModules, Normalization, TaskModules, seeded
 from polytask.sharing.selection import Softmax
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.tape import note_experts, note_gate
+from polytask.sharing.tape import listening, note_experts, note_gate, numbered
 
 
 class HoME(Sharing):
@@ -75,24 +75,27 @@ class HoME(Sharing):
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
         groups = list(dict.fromkeys(self.group_of[task] for task in tasks))
         common = self.meta_all.experts(representation)
-        stream = self.meta_all.mixture("level.0.all", representation, [common], own=common)
-        note_experts("level.0.all", common)
+        stream = self.meta_all.mixture(representation, [common], own=common)
+        note_experts("level.0", numbered("shared", len(common)), common)
         for_all = self.for_all(stream)
         streams, for_group = {}, {}
         for group in groups:
             unit = self.meta_groups[group]
             own = unit.experts(representation)
-            note_experts(f"level.0.{group}", own)
-            streams[group] = unit.mixture(f"level.0.{group}", representation, [own, common], own=own)
+            note_experts("level.0", numbered(group, len(own)), own)
+            streams[group] = unit.mixture(representation, [own, common], own=own)
             for_group[group] = self.for_groups[group](streams[group])
         outputs = {}
         for task in tasks:
             group, unit = self.group_of[task], self.own[task]
             own = unit.experts(streams[group])
-            note_experts(f"level.1.{task}", own)
-            outputs[task] = unit.mixture(
-                "level.1", streams[group], [own, for_group[group], for_all], own=own, task=task
-            )
+            banks = {task: own, group: for_group[group], "shared": for_all}
+            outputs[task] = unit.mixture(streams[group], list(banks.values()), own=own)
+            for owner, bank in banks.items():
+                note_experts("level.1", numbered(owner, len(bank)), bank)
+            if listening():
+                names = [name for owner, bank in banks.items() for name in numbered(owner, len(bank))]
+                note_gate("level.1", task, names, unit.weights(streams[group]))
         return outputs
 
 
@@ -129,14 +132,13 @@ class Unit(nn.Module):
         self.gate = Scores(banks * options.experts, width, Softmax())
         self.self_gate = Scores(options.experts, width, Softmax())
 
-    def mixture(
-        self, place: str, x: Float[Tensor, "B d"], banks: list[Tensor], *, own: Tensor, task: str = ""
-    ) -> Float[Tensor, "B width"]:
+    def weights(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B experts"]:
+        """How it weighs the experts of all units that it may see."""
+        return self.gate(x).softmax(-1)
+
+    def mixture(self, x: Float[Tensor, "B d"], banks: list[Tensor], *, own: Tensor) -> Float[Tensor, "B width"]:
         """The gate's mixture of the banks, and the unit's own experts through their own gate."""
-        weights = self.gate(x).softmax(-1)
-        if task:
-            note_gate(place, task, weights, lambda: None)
-        mixture = torch.einsum("be,ebd->bd", weights.to(own.dtype), torch.cat(banks))
+        mixture = torch.einsum("be,ebd->bd", self.weights(x).to(own.dtype), torch.cat(banks))
         return mixture + torch.einsum("be,ebd->bd", torch.sigmoid(self.self_gate(x)).to(own.dtype), own)
 
 

@@ -13,7 +13,7 @@ from polytask.sharing.experts import Experts, mixed
 from polytask.sharing.gates import GateChoice, GateOptions, Gates
 from polytask.sharing.layers import Activation, seeded
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.tape import note_experts
+from polytask.sharing.tape import note_experts, numbered
 
 
 class MixtureOptions(SharingOptions):
@@ -37,7 +37,8 @@ class ExpertMixture(Sharing):
         width = self.encoder.width
         with seeded(seed, "experts"):
             self.experts = Experts(options.experts, width, options.hidden_sizes, activation=options.activation)
-        self.gates = Gates("experts", tasks, width, options.experts, options.gate, seed)
+        tasks, self.names = list(tasks), numbered("shared", options.experts)
+        self.gates = Gates("experts", tasks, width, dict.fromkeys(tasks, self.names), options.gate, seed)
         self.width = self.experts.width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
@@ -46,6 +47,6 @@ class ExpertMixture(Sharing):
 
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
         experts = self.experts(representation)
-        note_experts("experts", experts)
+        note_experts("experts", self.names, experts)
         weights = torch.stack([self.gates(task, representation) for task in tasks], dim=1)
         return dict(zip(tasks, mixed(weights, experts).unbind(dim=1), strict=True))

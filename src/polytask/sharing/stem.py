@@ -15,7 +15,7 @@ from polytask.sharing.experts import Experts, mixed, run_together
 from polytask.sharing.gates import GateChoice, GateOptions, Gates
 from polytask.sharing.layers import Activation, TaskModules, seeded
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.tape import note_experts
+from polytask.sharing.tape import note_experts, numbered
 
 
 class STEM(Sharing):
@@ -58,8 +58,10 @@ class STEM(Sharing):
             self.encoders[task] = make_encoder()
             with seeded(seed, "experts", task):
                 self.own[task] = Experts(options.task_experts, width, sizes, activation=activation)
-        every = options.task_experts * len(self.tasks) + options.shared_experts
-        self.gates = Gates("experts", self.tasks, width, every, options.gate, seed)
+        self.names = [name for task in self.tasks for name in numbered(task, options.task_experts)]
+        self.names += numbered("shared", options.shared_experts)
+        choices = dict.fromkeys(self.tasks, self.names)
+        self.gates = Gates("experts", self.tasks, width, choices, options.gate, seed)
         self.width = self.shared.width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
@@ -73,7 +75,7 @@ class STEM(Sharing):
         streams = [self.encoders[task](inputs) for task in self.tasks]
         banks = [*(self.own[task] for task in self.tasks), self.shared]
         experts = run_together(banks, [*streams, shared])  # [E, B, width], task after task, then the shared
-        note_experts("experts", experts)
+        note_experts("experts", self.names, experts)
         seen, n = experts.detach(), len(self.own[self.tasks[0]])
         outputs = {}
         for task in tasks:

@@ -3,12 +3,12 @@
     with listen() as tape:
         outputs = model(inputs, tasks)
     tape.penalties          # {task: 0-d tensor}, to be added to the task's loss
-    tape.gates              # {(place, task): [rows, experts]}
+    tape.gates              # {(place, task): {expert: [rows]}}
 
 Nothing is kept, and nothing extra is computed, while nobody listens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ from torch import Tensor
 class Tape:
     """Attributes:
     penalties: task -> the sum of the terms that its gates add to its loss.
-    gates: (place in the model, task) -> the weights of the experts, [rows, experts], without a graph.
-    experts: place in the model -> the experts' outputs, [experts, rows, width], without a graph.
+    gates: (place in the model, task) -> expert -> its weights, [rows], without a graph.
+    experts: (place in the model, expert) -> what it gave, [rows, width], without a graph.
     """
 
     penalties: dict[str, Tensor] = field(default_factory=dict)
-    gates: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    experts: dict[str, Tensor] = field(default_factory=dict)
+    gates: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
+    experts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
 
 _listening: ContextVar[Tape | None] = ContextVar("tape", default=None)
@@ -43,15 +43,11 @@ def listen() -> Iterator[Tape]:
         _listening.reset(token)
 
 
-def note_gate(place: str, task: str, weights: Tensor, penalty: Callable[[], Tensor | None]) -> None:
-    """Called by a gate with the weights that it gave, and with what its method adds to the task's loss."""
+def note_gate(place: str, task: str, experts: Sequence[str], weights: Tensor) -> None:
+    """Called by a gate with the weights, [rows, experts], that it gave to these experts."""
     tape = _listening.get()
-    if tape is None:
-        return
-    tape.gates[place, task] = weights.detach()
-    term = penalty()
-    if term is not None:
-        note_penalty(task, term)
+    if tape is not None:
+        tape.gates[place, task] = dict(zip(experts, weights.detach().unbind(1), strict=True))
 
 
 def note_penalty(task: str, term: Tensor) -> None:
@@ -66,8 +62,13 @@ def listening() -> bool:
     return _listening.get() is not None
 
 
-def note_experts(place: str, outputs: Tensor) -> None:
-    """Called by experts with their outputs, [experts, rows, width]."""
+def note_experts(place: str, experts: Sequence[str], outputs: Tensor) -> None:
+    """Called with what experts gave, [experts, rows, width]."""
     tape = _listening.get()
     if tape is not None:
-        tape.experts[place] = outputs.detach()
+        tape.experts |= {(place, name): output for name, output in zip(experts, outputs.detach(), strict=True)}
+
+
+def numbered(owner: str, experts: int) -> list[str]:
+    """The names of an owner's experts: a task's, a group's, or those shared by all."""
+    return [f"{owner} {number}" for number in range(1, experts + 1)]
