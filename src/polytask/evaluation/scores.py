@@ -55,8 +55,8 @@ def evaluate(
     present: dict[str, list[Tensor]] = {task: [] for task in targets}
     losses: dict[str, list[float]] = {task: [] for task in targets}
     counts = dict.fromkeys(targets, 0)
-    with _evaluation_mode(model), torch.inference_mode():
-        for batch in _batches(splits, batch_size, _device(model)):
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in batches_of(splits, batch_size, device_of(model)):
             tasks = [task for task in targets if task in batch.labels]
             found = model(batch.inputs, tasks)
             for task in tasks:
@@ -91,18 +91,19 @@ def selection_score(metrics: Mapping[str, Mapping[str, float | None]], targets: 
     return SelectionScore(math.fsum(defined) / len(defined) if defined else None, left_out)
 
 
-def _batches(splits: Mapping[str, Split], batch_size: int, device: torch.device) -> Iterator[Batch]:
+def batches_of(splits: Mapping[str, Split], batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Every row once, source by source, on the device."""
     for split in splits.values():
         for batch in evaluation_batches(split, batch_size):
             yield batch.to(device)
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Restores module by module: a layer that was frozen in evaluation mode stays there."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()

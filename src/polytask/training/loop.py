@@ -10,6 +10,7 @@ import torch
 from polytask.checkpoints import Checkpoint, point, pointed, read_checkpoint, update_card
 from polytask.checkpoints.directory import json_bytes, write_file
 from polytask.core.errors import NotFinite
+from polytask.evaluation.gates import gate_report
 from polytask.evaluation.scores import evaluate, selection_score
 from polytask.tasks.examples import Batch
 from polytask.training import snapshot
@@ -242,7 +243,9 @@ class _Session:
         best = pointed(self.out, "best")
         self.model.load_state_dict(self._best_tensors if best is None else read_checkpoint(best).tensors())
         test = self._tested()
-        results = run_results(job, self.model, progress, test, self.devices.device)
+        with self.devices.autocast():
+            gates = gate_report(self.model, self._valid_rows, job.targets, EVALUATION_BATCH)
+        results = run_results(job, self.model, progress, test, gates, self.devices.device)
         scores = {"valid": progress.best_valid, **({"test": test} if test else {})}
 
         def write() -> dict[str, Any]:

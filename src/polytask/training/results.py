@@ -14,12 +14,18 @@ from polytask.training.snapshot import Progress
 
 
 def run_results(
-    job: Job, model: MultiTaskModel, progress: Progress, test: Mapping[str, Any], device: torch.device
+    job: Job,
+    model: MultiTaskModel,
+    progress: Progress,
+    test: Mapping[str, Any],
+    gates: Mapping[str, Any],
+    device: torch.device,
 ) -> dict[str, Any]:
     """The results of a run that is done.
 
     Args:
         test: task -> metric -> value on the test split; a task whose source has none is left out.
+        gates: what the model's gates and experts do on the validation split; empty where there are none.
     """
     tasks = {
         task: {
@@ -46,5 +52,6 @@ def run_results(
         "seed": job.run.seed,
         "rule": job.stages[-1].rule.kind,
         "sharing": job.model.sharing.kind,
+        **({"gates": dict(gates)} if gates else {}),
         "provenance": provenance(),
     }

@@ -254,6 +254,34 @@ def layers_figure(
     return {"data": traces, "layout": layout}
 
 
+def share_figure(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]]) -> Spec:
+    """Shares of a whole, coloured from 0 to the largest; an empty place is one that cannot be."""
+    layout = _layout()
+    layout["height"] = 110 + 24 * len(rows)
+    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category", "dtick": 1}
+    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category", "dtick": 1}
+    most = max((value for row in values for value in row if value is not None), default=1.0) or 1.0
+    trace = {
+        "type": "heatmap",
+        "x": list(columns),
+        "y": list(rows),
+        "z": [[None if value is None else _rounded(value) for value in row] for row in values],
+        "zmin": 0,
+        "zmax": most,
+        "colorscale": [[0, "$ground"], [1, "$agree"]],
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "%{y}, %{x}: %{z:.1%}<extra></extra>",
+        "colorbar": {
+            "thickness": 8,
+            "outlinewidth": 0,
+            "tickformat": ".0%",
+            "tickfont": {"color": "$muted", "size": 11},
+        },
+    }
+    return {"data": [trace], "layout": layout}
+
+
 def _band(line: Line, look: Look) -> Spec:
     """A closed outline: up along the highest seed, back along the lowest."""
     return {

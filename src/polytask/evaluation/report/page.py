@@ -12,6 +12,7 @@ from typing import Any
 from polytask.core.errors import MissingInput
 from polytask.evaluation.report import merges, panels, tables, words
 from polytask.evaluation.report.figures import Look, Spec, looks
+from polytask.evaluation.report.gates import gates_panel
 from polytask.evaluation.report.merging import Merge
 from polytask.evaluation.report.panels import DrawnTask, Panel
 from polytask.evaluation.report.reading import Run, Study, Variant, read
@@ -126,6 +127,7 @@ def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
         panels.curves_panel(study.variants, drawn_tasks, look, panels.most_changed_words(len(drawn_tasks), len(names))),
         panels.cosines_panel(study.variants, names),
         panels.weights_panel(study.variants, names),
+        gates_panel(study.gates),
     ]
     _add_panels(page, drawn)
     facts = {**_facts(study.results), "Budget": _budget(study.results.get("budget") or {})}
@@ -159,6 +161,7 @@ def _runs_section(page: Page, runs: Sequence[Run], several: bool) -> None:
         panels.losses_panel(variants, tasks[: panels.MOST_TASKS], look),
         panels.cosines_panel(variants, names),
         panels.weights_panel(variants, names),
+        gates_panel({words.run_name(run, runs): [run.results.get("gates", {})] for run in runs}),
     ]
     _add_panels(page, drawn)
     for run in runs:

@@ -1,7 +1,7 @@
 """Reads run and compare directories. Long event streams are thinned while they are read."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """One compare directory."""
+    """One compare directory. `gates` are each variant's runs' reports on gates, one a seed."""
 
     path: Path
     results: Mapping[str, Any]
     table: Comparison
     variants: tuple[Variant, ...]
     recipe: str | None
+    gates: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def read(directory: Path) -> Run | Study | Merge:
@@ -128,7 +129,12 @@ def _study(directory: Path, results: Mapping[str, Any]) -> Study:
     for row in results["rows"]:
         streams = tuple(_row_events(directory, run) for run in row["runs"])
         variants.append(Variant(row["name"], row["name"] == results.get("baseline"), streams))
-    return Study(directory, results, table, tuple(variants), _study_recipe(directory, results, table))
+    gates = {
+        row["name"]: [_results(directory / run["run"]).get("gates", {}) for run in row["runs"]]
+        for row in results["rows"]
+        if all("run" in run and (directory / run["run"]).is_dir() for run in row["runs"])
+    }
+    return Study(directory, results, table, tuple(variants), _study_recipe(directory, results, table), gates)
 
 
 def _row_events(directory: Path, run: Mapping[str, Any]) -> Events:
