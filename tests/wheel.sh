@@ -8,6 +8,9 @@ cd "$2"
 for recipe in $("$bin/python" -c 'from polytask.recipes.reading import shipped_names; print(*shipped_names())'); do
   if [ "$recipe" = multidigits ]; then
     rows=()
+  elif [ "$recipe" = celeba ] || [ "$recipe" = qm9 ]; then
+    echo "$recipe: not run, its data is not at hand; tests/recipes runs it on a generated stand-in"
+    continue
   elif [ -z "${POLYTASK_DATA:-}" ]; then
     echo "$recipe: not run, it needs the data folder (POLYTASK_DATA)"
     continue

@@ -18,6 +18,11 @@ ORIGINS: dict[str, str] = {
     "archive.ics.uci.edu/dataset/117 (CC BY 4.0), with named columns and a split column",
     "tox21": "Tox21 of MoleculeNet, moleculenet.org/datasets-1 (tox21.csv.gz), with a split column",
     "clintox": "ClinTox of MoleculeNet, moleculenet.org/datasets-1 (clintox.csv.gz), with a split column",
+    "qm9": "QM9 of MoleculeNet, moleculenet.org/datasets-1 (qm9.csv)",
+    "list_attr_celeba": "the attributes of CelebA, mmlab.ie.cuhk.edu.hk/projects/CelebA.html (research use); `polytask "
+    "recipes celeba` prints how its files become tables",
+    "list_eval_partition": "the split of CelebA, mmlab.ie.cuhk.edu.hk/projects/CelebA.html (research use); `polytask "
+    "recipes celeba` prints how its files become tables",
     "mr": f"movie review polarity of Pang and Lee 2005, www.cs.cornell.edu/people/pabo/movie-review-data; {_SENTENCES}",
     "subj": f"subjectivity of Pang and Lee 2004, www.cs.cornell.edu/people/pabo/movie-review-data; {_SENTENCES}",
     "cr": f"customer reviews of Hu and Liu 2004, www.cs.uic.edu/~liub/FBS/sentiment-analysis.html; {_SENTENCES}",
