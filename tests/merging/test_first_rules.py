@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polytask.core.blocks import bounds
+from polytask.core.blocks import BLOCK, bounds
 from polytask.core.errors import BadValue
 from polytask.core.noise import Noise
 from polytask.core.state import Rule
@@ -14,7 +14,7 @@ from polytask.core.task_vectors import TaskVectors
 from polytask.merging import selection
 from polytask.merging.contract import find_method
 from polytask.merging.memory import apply
-from polytask.merging.selection import Largest, kept
+from polytask.merging.selection import Largest, keep_largest
 
 TASKS = ["a", "b", "c"]
 
@@ -115,5 +115,15 @@ def chosen(rows: Tensor, fractions: list[list[float]], row: int, rank: int) -> T
     state = measure(statistic, 2, lambda: (rows[:, start:stop] for start, stop in cuts))
     blocks = enumerate(cuts)
     return torch.cat(
-        [kept(rows[row, start:stop], statistic.at(state, block), row, rank) for block, (start, stop) in blocks]
+        [keep_largest(rows[row, start:stop], statistic.at(state, block), row, rank) for block, (start, stop) in blocks]
     )
+
+
+def test_a_rank_outside_the_sampled_window_is_found_all_the_same() -> None:
+    """Every block but the sampled ones holds larger values, so that the sample points elsewhere."""
+    rows = torch.from_numpy(Noise(0, "misleading").normal(40 * BLOCK)).float().view(40, BLOCK)
+    rows[torch.arange(40) % 16 != 0] += 100
+    rows = rows.view(1, -1)
+    found = chosen(rows, [[0.3]], 0, 0)
+    order = rows[0].abs().sort(descending=True, stable=True).indices[: int(0.3 * rows.numel())]
+    assert torch.equal(found, torch.zeros(rows.numel()).scatter(0, order, rows[0][order]))

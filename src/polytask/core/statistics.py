@@ -50,10 +50,20 @@ class Statistic(Protocol):
         ...
 
 
+def visits(statistic: Statistic, state: Any, block: int) -> bool:
+    """Whether the present pass looks at this block of a tensor, counted from 0, which it always does.
+
+    A statistic says so by a method of this name, (state, block); one without it looks at every block.
+    """
+    chooses = getattr(statistic, "visits", None)
+    return block == 0 or chooses is None or chooses(state, block)
+
+
 def measure(statistic: Statistic, tasks: int, blocks: Callable[[], Iterable[Tensor]]) -> Any:
     """The statistic's last state; `blocks` is called once a pass."""
     state, more = statistic.begin(tasks), True
     while more:
-        total = reduce(statistic.add, (statistic.part(block, state) for block in blocks()))
+        chosen = (block for number, block in enumerate(blocks()) if visits(statistic, state, number))
+        total = reduce(statistic.add, (statistic.part(block, state) for block in chosen))
         state, more = statistic.end(state, total)
     return state

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.blocks import Granularity, bounds
+from polytask.core.statistics import visits
 from polytask.merging.stages import Stage
 
 SPAN = 64  # blocks that one thread takes at a time
@@ -152,17 +153,29 @@ def _measure_group(pieces: Sequence[Piece], index: int, execute: Execute) -> Non
     assert statistic is not None
     state, more = statistic.begin(len(pieces[0].tasks)), True
     while more:
-        calls = (partial(_span_total, piece, index, span, state) for piece in pieces for span in piece.spans())
-        state, more = statistic.end(state, reduce(statistic.add, execute(calls)))
+        looked = state
+        state, more = statistic.end(state, reduce(statistic.add, execute(_calls(pieces, index, looked))))
         for piece in pieces:
-            piece.checked = True
+            every = all(visits(statistic, looked, block) for block in range(len(piece.cuts)))
+            piece.checked = piece.checked or every
     first = 0
     for piece in pieces:
         piece.measured[index] = (state, first)
         first += len(piece.cuts)
 
 
-def _span_total(piece: Piece, index: int, span: range, state: Any) -> Any:
+def _calls(pieces: Sequence[Piece], index: int, state: Any) -> Iterator[Callable[[], Any]]:
+    """What one pass computes, a call for each span of which it looks at a block."""
+    for piece in pieces:
+        statistic = piece.stages[index].statistic
+        assert statistic is not None
+        for span in piece.spans():
+            chosen = [block for block in span if visits(statistic, state, block)]
+            if chosen:
+                yield partial(_span_total, piece, index, chosen, state)
+
+
+def _span_total(piece: Piece, index: int, span: Sequence[int], state: Any) -> Any:
     statistic = piece.stages[index].statistic
     assert statistic is not None
     return reduce(statistic.add, (statistic.part(piece.reaching(block, index)[0], state) for block in span))

@@ -1,9 +1,10 @@
 """Which elements have the largest magnitudes, exactly and without sorting.
 
-The 31 bits of a float32 magnitude, read as an integer, are in the order of the magnitudes. A histogram of the top 15
-finds the bucket in which a rank lies, a histogram of the low 16 within that bucket finds the value, and where several
-elements share that value those with the lowest index come first: three passes, the third only where there is such a
-tie to break.
+The 31 bits of a float32 magnitude, read as an integer, are in the order of the magnitudes. A sixteenth of the blocks
+tells in which window the wanted rank lies; one pass over all blocks counts what is above the window and keeps what is
+in it, from which the value at the rank follows exactly. Where several elements share that value, those with the lowest
+index come first. Should the rank lie outside the window after all, a histogram of the top 15 bits finds the one bucket
+that certainly holds it, and that is the next window.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,10 @@ from polytask.core.statistics import Scope
 
 _BUCKETS = 1 << 15
 _INFINITE = 0x7F800000  # the bits of infinity
-_REMEMBERED = 1 << 22  # elements of the bucket that are remembered block by block: 8 MB
+_SAMPLED = 16  # one block of so many is looked at to find the window
+_REMEMBERED = 1 << 22  # elements of the window that are remembered block by block: 16 MB
+_WIDEST = 1 << 21  # values of a window whose histogram is taken where it holds more than that
+ALL = -1
 
 
 class Ranks(NamedTuple):
@@ -26,7 +30,7 @@ class Ranks(NamedTuple):
 
     Attributes:
         threshold: magnitude above which all belong to the largest, float32; infinite where none do.
-        ties: how many of the elements that equal the threshold belong to the largest, of those in question.
+        ties: how many of the block's elements that equal the threshold belong to the largest; ALL of them.
     """
 
     threshold: np.ndarray
@@ -34,26 +38,26 @@ class Ranks(NamedTuple):
 
 
 class _State(NamedTuple):
-    step: int  # 0: the bucket is looked for, 1: the value in it, 2: the ties of each block, 3: all is known
-    counts: np.ndarray  # [R, K] how many are wanted; then how many of those that are not known to be larger
-    bits: np.ndarray  # [R, K] the threshold's bits, as far as known
-    ties: np.ndarray | None = None  # [R, K, blocks] how many ties of each block belong to the largest
+    """What is known; arrays [R, K]. In the order of the steps: sample, window, (buckets, window,) (ties,) known."""
+
+    step: str
+    low: np.ndarray  # the window's least bits, in the end the threshold's
+    high: np.ndarray  # the window's greatest bits
+    wanted: np.ndarray  # how many of the window's elements belong to the largest, in the end of the ties
+    ties: np.ndarray | None = None  # [R, K, blocks] how many ties of each block do; ALL
 
 
-class _Within(NamedTuple):
-    """What lies in the bucket, for each row and rank: the low 16 bits block by block, or their histogram if many."""
+class _Window(NamedTuple):
+    """What one pass finds, by row and rank [R K]: elements in all, those above, and the window's, less its least bits.
 
+    The window's are kept block by block; where they are many their histogram is, or nothing if that is too large.
+    """
+
+    elements: int
+    above: np.ndarray
     blocks: list[list[np.ndarray]] | None
-    histogram: np.ndarray | None
+    histograms: list[np.ndarray | None] | None
     size: int
-
-    def counted(self) -> np.ndarray:
-        """[R K, 65536]"""
-        if self.histogram is not None:
-            return self.histogram
-        assert self.blocks is not None
-        ranks = zip(*self.blocks, strict=True)
-        return np.stack([np.bincount(np.concatenate(lows), minlength=1 << 16) for lows in ranks])
 
 
 @dataclass(frozen=True)
@@ -74,65 +78,100 @@ class Largest:
 
     def begin(self, tasks: int) -> _State:
         empty = np.zeros(self.fractions.shape, dtype=np.int64)
-        return _State(0, empty, empty)
+        return _State("sample", empty, empty, empty)
+
+    def visits(self, state: _State, block: int) -> bool:
+        return state.step != "sample" or block % _SAMPLED == 0
 
     def part(self, stack: Tensor, state: _State) -> Any:
-        bits = _bits(stack if self.of is None else self.of(stack))
-        if state.step == 0:
+        bits = (stack if self.of is None else self.of(stack)).flatten(1).float().abs().view(torch.int32)
+        if state.step in ("sample", "buckets"):
             return np.stack([torch.bincount(row >> 16, minlength=_BUCKETS).numpy() for row in bits])
-        ranks = [(bits[row].numpy(), state.bits[row, rank]) for row, rank in np.ndindex(state.bits.shape)]
-        if state.step == 1:
-            lows = [row[row >> 16 == threshold >> 16].astype(np.uint16) for row, threshold in ranks]
-            return _Within([lows], None, sum(map(len, lows)))
-        return [[np.count_nonzero(row == threshold) for row, threshold in ranks]]
+        ranks = [(bits[row].numpy(), *place) for row, place in self._places(state)]
+        if state.step == "ties":
+            return [[int(np.count_nonzero(row == low)) for row, low, _ in ranks]]
+        above = np.array([np.count_nonzero(row > high) for row, _, high in ranks], dtype=np.int64)
+        inside = [_inside(row, low, high) for row, low, high in ranks]
+        return _Window(bits.shape[1], above, [inside], None, sum(map(len, inside)))
 
     def add(self, total: Any, part: Any) -> Any:
-        if not isinstance(total, _Within):
+        if not isinstance(total, _Window):
             total += part  # a histogram, or the list of the blocks' ties
             return total
+        counts = total.elements + part.elements, total.above + part.above
         size = total.size + part.size
-        if total.blocks is None or part.blocks is None or size > _REMEMBERED:
-            return _Within(None, total.counted() + part.counted(), size)
-        total.blocks.extend(part.blocks)
-        return total._replace(size=size)
+        if total.blocks is not None and part.blocks is not None and size <= _REMEMBERED:
+            total.blocks.extend(part.blocks)
+            return _Window(*counts, total.blocks, None, size)
+        pairs = zip(_histograms(total), _histograms(part), strict=True)
+        return _Window(*counts, None, [_sum(left, right) for left, right in pairs], size)
 
     def end(self, state: _State, total: Any) -> tuple[_State, bool]:
-        if state.step == 0:
-            wanted = self._counts(total.sum(-1))
-            bucket, left, _ = _place(np.broadcast_to(total[:, None], (*wanted.shape, _BUCKETS)), wanted)
-            return _State(1, left, bucket << 16), True
-        if state.step == 2:
+        if state.step == "sample":
+            return self._sampled(state, total), True
+        if state.step == "buckets":
+            wanted = self._wanted(total.sum(-1))
+            bucket, _, _ = _place(np.broadcast_to(total[:, None], (*wanted.shape, _BUCKETS)), wanted)
+            return state._replace(step="window", low=bucket << 16, high=(bucket << 16) | 0xFFFF), True
+        if state.step == "ties":
             return self._with_ties(state, np.array(total)), False
-        low, left, here = _place(total.counted().reshape(*state.bits.shape, 1 << 16), state.counts)
-        known = state._replace(step=2, counts=left, bits=state.bits | low)
-        if ((left == 0) | (left == here)).all():  # no tie is broken
-            return known._replace(step=3), False
-        if total.blocks is None:
-            return known, True
-        lows = low.ravel()
-        ties = [[np.count_nonzero(row == lows[i]) for i, row in enumerate(block)] for block in total.blocks]
-        return self._with_ties(known, np.array(ties)), False
-
-    def _with_ties(self, state: _State, ties: np.ndarray) -> _State:
-        """`ties` [blocks, R K]: those of the lowest indices are taken."""
-        ties = ties.T.reshape(*state.bits.shape, -1)
-        before = np.cumsum(ties, axis=-1) - ties
-        return state._replace(step=3, ties=np.clip(state.counts[..., None] - before, 0, ties))
+        return self._found(state, total)
 
     def at(self, state: _State, block: int) -> Ranks:
-        threshold = np.where(state.bits > _INFINITE, _INFINITE, state.bits).astype(np.int32).view(np.float32)
-        if state.ties is None:
-            return Ranks(threshold, np.where(state.counts > 0, np.iinfo(np.int64).max, 0))
-        return Ranks(threshold, state.ties[..., block])
+        bits = np.where(state.low > _INFINITE, _INFINITE, state.low).astype(np.int32)
+        ties = np.where(state.wanted > 0, ALL, 0) if state.ties is None else state.ties[..., block]
+        return Ranks(bits.view(np.float32), ties)
 
-    def _counts(self, elements: np.ndarray) -> np.ndarray:
+    def _places(self, state: _State) -> list[tuple[int, tuple[int, int]]]:
+        """(row, (low, high)) of each rank in the order of [R K]."""
+        at = np.ndindex(state.low.shape)
+        return [(row, (int(state.low[row, rank]), int(state.high[row, rank]))) for row, rank in at]
+
+    def _wanted(self, elements: np.ndarray) -> np.ndarray:
         """How many elements each fraction stands for, of `elements` [R] a row."""
         exact = self.fractions.double().numpy() * elements[:, None]
         counts = np.floor(exact * (1 + 2.0**-40)).astype(np.int64)  # 0.29 * 100 is a little less than 29
         return np.minimum(np.maximum(counts, self.least), elements[:, None])
 
+    def _sampled(self, state: _State, histogram: np.ndarray) -> _State:
+        """The window: the sample's rank, give or take four standard deviations of its share and 0.4 %."""
+        seen = histogram.sum(-1)[:, None]
+        share = self.fractions.double().numpy()
+        margin = 4 * np.sqrt(share * (1 - share) / np.maximum(seen, 1)) + 0.004
+        spread = np.broadcast_to(histogram[:, None], (*share.shape, _BUCKETS))
+        edges = [np.clip((share + sign * margin) * seen, 0, seen).astype(np.int64) for sign in (1, -1)]
+        low, high = (_place(spread, edge)[0] for edge in edges)
+        low = np.where(share + margin >= 1, 0, low)
+        return state._replace(step="window", low=low << 16, high=(high << 16) | 0xFFFF)
 
-def kept(row: Tensor, ranks: Ranks, index: int, rank: int = 0) -> Tensor:
+    def _found(self, state: _State, total: _Window) -> tuple[_State, bool]:
+        """The values at the ranks, if they lie in the window."""
+        wanted = self._wanted(np.full(len(self.fractions), total.elements))
+        left = wanted - total.above.reshape(wanted.shape)
+        places = [_ranked(total, rank, count) for rank, count in enumerate(left.ravel().tolist())]
+        if any(place is None and count > 0 for place, count in zip(places, wanted.ravel(), strict=True)):
+            return state._replace(step="buckets"), True
+        parts = zip(*(place or (0, 0, 0) for place in places), strict=True)
+        offset, count, here = (np.array(values, dtype=np.int64).reshape(wanted.shape) for values in parts)
+        low = np.where(wanted == 0, _INFINITE, state.low + offset)
+        known = _State("ties", low, state.high, np.where(wanted == 0, 0, count))
+        if ((wanted == 0) | (count == here)).all():  # no tie is broken
+            return known._replace(step="known"), False
+        if total.blocks is None:
+            return known, True
+        offsets = offset.ravel()
+        ties = [[np.count_nonzero(each == offsets[i]) for i, each in enumerate(block)] for block in total.blocks]
+        return self._with_ties(known, np.array(ties)), False
+
+    def _with_ties(self, state: _State, ties: np.ndarray) -> _State:
+        """`ties` [blocks, R K]: those of the lowest indices are taken."""
+        ties = ties.T.reshape(*state.low.shape, -1)
+        before = np.cumsum(ties, axis=-1) - ties
+        taken = np.clip(state.wanted[..., None] - before, 0, ties)
+        return state._replace(step="known", ties=np.where((taken == ties) & (ties > 0), ALL, taken))
+
+
+def keep_largest(row: Tensor, ranks: Ranks, index: int, rank: int = 0) -> Tensor:
     """The row [n] with zeros instead of what is not among the largest.
 
     Args:    row: values as they were ranked; magnitudes count as float32.
@@ -140,25 +179,65 @@ def kept(row: Tensor, ranks: Ranks, index: int, rank: int = 0) -> Tensor:
              index, rank: which row and which of its ranks.
     """
     if row.dtype != torch.float32:
-        return row * (kept(row.float(), ranks, index, rank) != 0)
+        return row * (keep_largest(row.float(), ranks, index, rank) != 0)
     threshold, ties = float(ranks.threshold[index, rank]), int(ranks.ties[index, rank])
     if ties == 0:
         return torch.hardshrink(row, threshold)
-    below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
     if threshold == 0:
         return row.clone()  # zeros are kept or not, it is the same
-    reached = torch.hardshrink(row, below)
-    tied = torch.from_numpy(np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:])
-    return reached.index_fill_(0, tied, 0.0)
+    reached = torch.hardshrink(row, float(np.nextafter(np.float32(threshold), np.float32(-1))))
+    if ties != ALL:
+        beyond = np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:]
+        reached.index_fill_(0, torch.from_numpy(beyond), 0.0)
+    return reached
 
 
-def _bits(values: Tensor) -> Tensor:
-    """Magnitudes as int32 [R, n], which are in their order."""
-    return values.flatten(1).float().abs().view(torch.int32)
+def _inside(row: np.ndarray, low: int, high: int) -> np.ndarray:
+    """What lies in the window, less its least bits."""
+    offsets = (row - np.int32(low)).view(np.uint32)  # what is below wraps around to far above
+    return offsets[offsets <= np.uint32(high - low)]
+
+
+def _histograms(window: _Window) -> list[np.ndarray | None]:
+    """By row and rank, of the window's values less its least bits; None where the window is too wide for one."""
+    if window.histograms is not None:
+        return window.histograms
+    assert window.blocks is not None
+    joined = [np.concatenate(each) for each in zip(*window.blocks, strict=True)]
+    return [None if len(each) and each.max() >= _WIDEST else np.bincount(each) for each in joined]
+
+
+def _sum(left: np.ndarray | None, right: np.ndarray | None) -> np.ndarray | None:
+    """Of two histograms, the first of which may be changed."""
+    if left is None or right is None:
+        return None
+    longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
+    longer[: len(shorter)] += shorter
+    return longer
+
+
+def _ranked(window: _Window, rank: int, count: int) -> tuple[int, int, int] | None:
+    """(value less the window's least bits, how many of that value are wanted, how many there are); None if outside.
+
+    Args:    rank: which of [R K].
+             count: how many of the window's elements are wanted.
+    """
+    if window.blocks is None:
+        assert window.histograms is not None
+        histogram = window.histograms[rank]
+        if histogram is None or not 1 <= count <= histogram.sum():
+            return None
+        value, left, here = _place(histogram, np.array(count))
+        return int(value), int(left), int(here)
+    inside = np.concatenate([block[rank] for block in window.blocks])
+    if not 1 <= count <= len(inside):
+        return None
+    value = int(np.partition(inside, len(inside) - count)[len(inside) - count])
+    return value, count - int(np.count_nonzero(inside > value)), int(np.count_nonzero(inside == value))
 
 
 def _place(histogram: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The bucket in which the wanted-th largest lies, how many of that bucket are wanted, how many it has; all [R, K].
+    """The bucket in which the wanted-th largest lies, how many of that bucket are wanted, how many it has.
 
     Where none is wanted it is the top bucket, of which none is.
     """

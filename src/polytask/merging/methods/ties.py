@@ -2,7 +2,7 @@
 
 Source      Yadav, Tam, Choshen, Raffel and Bansal 2023, arXiv:2306.01708, Algorithm 1: the three steps.
 Departures  those of `trim` (equal magnitudes at the threshold) and `elect` (weights; values that cancel).
-Cost        two passes of `trim` over the model, then one.
+Cost        that of `trim` over the model, then one pass.
 """
 
 from typing import Annotated, Any

@@ -56,7 +56,7 @@ def elect(
     if divide == "none":
         return total.to(stack.dtype)
     divisor = _sum(agrees) if divide == "count" else _sum(agrees.mul_(factors.abs()))
-    return total.div_(torch.where(divisor > 0, divisor, 1.0)).to(stack.dtype)
+    return total.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny)).to(stack.dtype)
 
 
 def _sum(rows: Tensor) -> Tensor:

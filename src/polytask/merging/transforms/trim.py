@@ -5,7 +5,7 @@ Source      Yadav, Tam, Choshen, Raffel and Bansal 2023, arXiv:2306.01708, the s
 Departures  none at the default scope. `tensor` and `layer` rank within a tensor or layer, as other tools do. A fraction
             that is no whole number of elements is rounded down, to at least one; of equal magnitudes at the threshold
             those of the lowest index are kept. Magnitudes are compared in float32.
-Cost        two passes over what is ranked (three where very many elements lie near the threshold), no sort.
+Cost        one pass over what is ranked and a sixteenth of one, or two (see `merging.selection`); no sort.
 """
 
 from typing import Annotated
@@ -17,7 +17,7 @@ from torch import Tensor
 from polytask.core.constraints import Choice, Interval, PerTask
 from polytask.core.statistics import SCOPES, Scope
 from polytask.merging.contract import transform
-from polytask.merging.selection import Largest, Ranks, kept
+from polytask.merging.selection import Largest, Ranks, keep_largest
 
 
 def _largest(density: Tensor, scope: Scope) -> Largest | None:
@@ -42,4 +42,4 @@ def trim(
     """
     if measured is None:
         return stack
-    return torch.stack([kept(row, measured, index) for index, row in enumerate(stack)])
+    return torch.stack([keep_largest(row, measured, index) for index, row in enumerate(stack)])
