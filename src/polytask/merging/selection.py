@@ -227,8 +227,8 @@ def _ranked(window: _Window, rank: int, count: int) -> tuple[int, int, int] | No
         histogram = window.histograms[rank]
         if histogram is None or not 1 <= count <= histogram.sum():
             return None
-        value, left, here = _place(histogram, np.array(count))
-        return int(value), int(left), int(here)
+        value, left, here = _place(histogram[None], np.array([count]))
+        return int(value[0]), int(left[0]), int(here[0])
     inside = np.concatenate([block[rank] for block in window.blocks])
     if not 1 <= count <= len(inside):
         return None
