@@ -17,7 +17,11 @@ from polytask.core.errors import NotFinite
 TASKS = ["a", "b", "c"]
 RULES = ["equal", "uncertainty", "pcgrad", "upgrad", "data_balanced", "convergence_balanced"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
-PROCEDURES = {"sharpness_aware": {"inner": "upgrad", "radius": 0.1}, "auto_lambda": {"learning_rate": 0.05}}
+PROCEDURES = {
+    "sharpness_aware": {"inner": "upgrad", "radius": 0.1},
+    "auto_lambda": {"learning_rate": 0.05},
+    "maxl": {"generator": "b", "primary": ["a"], "virtual_step": 0.1},
+}
 CLUSTERS = {"pair": ["a", "b"]}
 CLUSTERED = {"clusters": {"rule": "upgrad"}, "clusters again": {"rule": "sharpness_aware", "inner": "upgrad"}}
 NAMES = [*RULES, *ENGINES, *PROCEDURES, *CLUSTERED]

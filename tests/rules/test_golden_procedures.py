@@ -94,6 +94,7 @@ def test_sharpness_aware_against_copies_of_the_model(inner: Any) -> None:
     for task in TASKS:
         copy = Problem()
         own = [f"heads.{task}.weight", f"heads.{task}.bias"]
+        own += ["generator.weight", "generator.bias"] if task == "c" else []
         grads = gradients(copy, task, [*shared, *own])
         before = copy(0, [task])[task].item()
         for names, part, radius in ((shared, grads[:4], 0.1), (own, grads[4:], 0.2)):

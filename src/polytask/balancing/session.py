@@ -98,10 +98,15 @@ class Session:
         """
         with usable_graph(what, self.step.number):
             found = {} if loss is None else differentiated(loss, parameters, keep_graph=True)
+        return self.summed(found, parameters, what)
+
+    def summed(self, grads: Mapping[str, Tensor], parameters: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+        """This process's gradients over all processes, dense and without graphs; NotFinite if they are not."""
         if distribution.active():
-            found = {name: dense(found.get(name), parameter) for name, parameter in parameters.items()}
+            found = {name: dense(grads.get(name), parameter) for name, parameter in parameters.items()}
             distribution.sum_in_place([*found.values()])
-        found = {name: grad.to_dense() if grad.is_sparse else grad for name, grad in found.items()}
+        else:
+            found = {name: (grad.to_dense() if grad.is_sparse else grad).detach() for name, grad in grads.items()}
         if infinite(found):
             raise NotFinite(f"the gradient of {what} is not finite at step {self.step.number}")
         return found

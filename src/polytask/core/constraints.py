@@ -124,7 +124,21 @@ class RuleChoice:
         return [3, {}, {"kind": 3}, None]
 
 
-Constraint = Interval | Choice | PerTask | TaskNames | RuleChoice
+@dataclass(frozen=True)
+class Beginning:
+    """What the names of some parameters of the model begin with, up to a dot."""
+
+    def allows(self, value: object) -> bool:
+        return isinstance(value, str) and bool(value.strip())
+
+    def __str__(self) -> str:
+        return "the beginning of parameters' names"
+
+    def bad_values(self) -> list[object]:
+        return ["", 3]
+
+
+Constraint = Interval | Choice | PerTask | TaskNames | RuleChoice | Beginning
 
 
 @dataclass(frozen=True)

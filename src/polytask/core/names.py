@@ -37,6 +37,7 @@ RULES: dict[str, str] = {
     "graddrop": "polytask.balancing.graddrop:graddrop",
     "trimmed_mean": "polytask.balancing.trimmed_mean:trimmed_mean",
     "sharpness_aware": "polytask.balancing.sharpness_aware:sharpness_aware",
+    "maxl": "polytask.balancing.maxl:maxl",
     "auto_lambda": "polytask.balancing.auto_lambda:auto_lambda",
     "and_mask": "polytask.balancing.and_mask:and_mask",
     "rotograd_scaling": "polytask.balancing.rotograd_scaling:rotograd_scaling",
