@@ -33,7 +33,9 @@ class Experiment(Strict):
             validation or test split of any source.
     """
 
-    kind: Literal["compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy"] = COMPARE
+    kind: Literal["compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy", "architecture_cost"] = (
+        COMPARE
+    )
     title: str
     about: str
     minutes: float = Field(gt=0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results, rules_table, toy_words, words
+from benchmarks import architecture_words, results, rules_table, toy_words, words
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
@@ -35,6 +35,12 @@ _MEASUREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "start_up": words.start_up_sentence,
 }
 
+# What such a measurement shows, in blocks: sentences, a picture, a table.
+_TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "toy": toy_words.blocks,
+    "architecture_cost": architecture_words.blocks,
+}
+
 Record = Mapping[str, Any]
 
 
@@ -60,8 +66,8 @@ def page(folder: Path = results.FOLDER) -> str:
             parts.append(_section(name, experiments[name], record, records))
     for name, experiment in experiments.items():
         record = records[name]
-        if experiment.kind == "toy" and record is not None:
-            parts.append(_toy_section(name, experiment, record))
+        if experiment.kind in _TABLES and record is not None:
+            parts.append(_table_section(name, experiment, record))
     costs = [
         _measurement(name, experiment, record)
         for name, experiment in experiments.items()
@@ -147,9 +153,9 @@ def _parts(name: str, records: Mapping[str, Record | None]) -> dict[str, Record]
     return {other: record for other in names if (record := records[other]) is not None}
 
 
-def _toy_section(name: str, experiment: Experiment, record: Record) -> str:
+def _table_section(name: str, experiment: Experiment, record: Record) -> str:
     heading = [f"## {experiment.title}", "", experiment.about.strip(), ""]
-    body = [toy_words.sentences(record["results"]), "", toy_words.PICTURE, "", toy_words.table(record["results"]), ""]
+    body = [line for block in _TABLES[experiment.kind](record["results"]) for line in (block, "")]
     return "\n".join([*heading, *body, words.provenance_sentence(record), *_again(name, experiment)]) + "\n"
 
 
@@ -172,8 +178,8 @@ def _measurement(name: str, experiment: Experiment, record: Record) -> str:
 
 def _brief(name: str, experiment: Experiment, record: Record, folder: Path) -> str:
     """For another page: the verdicts on rules, networks beside the trees where there are some, else the whole table."""
-    if experiment.kind == "toy":
-        return toy_words.sentences(record["results"]) + "\n"
+    if experiment.kind in _TABLES:
+        return _TABLES[experiment.kind](record["results"])[0] + "\n"
     if experiment.against is not None:
         parts = _parts(name, {other: results.newest(other, folder) for other in experiment_names()})
         measured = results.joined(list(parts.values()))

@@ -119,6 +119,10 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import trainer_overhead
 
         return {"results": trainer_overhead.measure()}
+    if experiment.kind == "architecture_cost":
+        from benchmarks import architecture_cost
+
+        return {"results": architecture_cost.measured()}
     if experiment.kind == "toy":
         from benchmarks import toy
 

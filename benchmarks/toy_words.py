@@ -12,6 +12,11 @@ PICTURE = (
 )
 
 
+def blocks(results: Mapping[str, Any]) -> list[str]:
+    """What the page says."""
+    return [sentences(results), PICTURE, table(results)]
+
+
 def sentences(results: Mapping[str, Any]) -> str:
     """Who reaches the front from all starts, and whether the published methods did what is known of them."""
     rules, starts = results["rules"], len(results["starts"])
