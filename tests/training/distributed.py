@@ -61,6 +61,10 @@ def cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "equal, batch normalization": ({"data": images()}, recipe(**SGD, **conv)),
         "upgrad, batch normalization": ({"data": images()}, recipe(**SGD, **conv, train__rule="upgrad")),
         "two sources, one row of one of them": ({"big": big, "small": small}, recipe(**{**SGD, **sources})),
+        "rotograd, labels unevenly spread": (
+            {"data": rare()},
+            recipe(**SGD, train__attachments=[{"kind": "rotograd", "learning_rate": 0.01}, "covariance_alignment"]),
+        ),
         "pcgrad, saved at each step": ({"data": table()}, recipe(**SGD, train__rule="pcgrad", **SAVING)),
     }
 

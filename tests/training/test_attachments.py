@@ -11,7 +11,7 @@ from torch import Tensor
 import polytask
 from polytask.balancing import balancer
 from polytask.checkpoints import read_checkpoint, resolve
-from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, NotFinite, UnknownName
 from polytask.recipes.reading import read_recipe
 from polytask.recipes.run import make_job
 from polytask.sharing import ATTACHMENTS, Branches, attachment
@@ -97,6 +97,21 @@ def test_a_run_with_all_of_them(tmp_path, sharing):
     for rotation in trained.model.attachments["rotograd"].rotations.values():
         rotation.skew.data.zero_()
     assert not first.equals(trained.predict(rows))  # it predicts with its rotations
+
+
+def test_mixed_precision(tmp_path):
+    """Terms are computed in single precision from bf16's gradients."""
+    train(tmp_path / "mixed", train__attachments=ALL, train__precision="bf16", train__epochs=1)
+    train(tmp_path / "single", train__attachments=ALL, train__epochs=1)
+    first, second = (events(tmp_path / name, "step")[0]["terms"] for name in ("mixed", "single"))
+    assert first == pytest.approx(second, rel=0.1)
+    tensors = read_checkpoint(resolve(tmp_path / "mixed")).tensors()
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_is_named_as_without_attachments(tmp_path):
+    with pytest.raises(NotFinite, match=r"the loss of task '\w+' is (nan|inf) at step \d+; the batch's row numbers"):
+        train(tmp_path, train__attachments=ALL, train__optimizer={"kind": "sgd", "lr": 1e30})
 
 
 def test_resumed_bit_for_bit(tmp_path):
@@ -216,7 +231,7 @@ def test_processes_and_precisions_that_it_does_not_serve_are_refused(kind, world
     model = job(train__attachments=["rotograd", "covariance_alignment"]).build()
     model.sharing.branches = Branches()
     found = Attached([ATTACHMENTS.find(kind).Options()], model, ["click"], 0)
-    if kind == "modality_calibration" and scaler is not None:
+    if (kind, scaler is None) in (("modality_calibration", False), ("rotograd", True)):
         found.check("s", devices, balancer("equal"))
     else:
         with pytest.raises(Inconsistent, match=f"stage 's', attachment '{kind}': .*{error}"):

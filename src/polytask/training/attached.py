@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.balancing import Balancer
+from polytask.balancing import Balancer, distribution
 from polytask.balancing.accumulation import own
+from polytask.balancing.step_losses import step_losses
 from polytask.core.errors import Inconsistent, MissingInput
 from polytask.sharing import ATTACHMENTS, Attachment, AttachmentOptions, Branches, MultiTaskModel
 from polytask.sharing.attachments.contract import require_shared
@@ -30,6 +31,7 @@ class Attached:
     def __init__(
         self, options: Sequence[AttachmentOptions], model: MultiTaskModel, tasks: Sequence[str], seed: int
     ) -> None:
+        self._model, self._tasks = model, list(tasks)
         self._with_term: dict[str, Attachment] = {}
         self._slots = [module for module in model.modules() if isinstance(module, Branches)]
         self._calibration: Attachment | None = None
@@ -45,6 +47,7 @@ class Attached:
             if kind.calibrates_branches:
                 self._calibration = found
             if kind.has_term:
+                found.total = _total
                 self._with_term[each.kind] = found
             if kind.trains_itself:
                 found.requires_grad_(True)
@@ -59,9 +62,10 @@ class Attached:
 
     def check(self, stage: str, devices: Devices, balancer: Balancer) -> None:
         """An error where what is done would not be the method."""
-        for kind in self._with_term:
+        for kind, attachment in self._with_term.items():
             where = f"stage {stage!r}, attachment {kind!r}"
-            _require_one_process(where, devices)
+            if not attachment.spreads:
+                _require_one_process(where, devices)
             if devices.scaler is not None:
                 raise Inconsistent(f"{where}: its term is not scaled as precision fp16 needs; use bf16 or float32")
         if self._calibration is not None:
@@ -83,19 +87,44 @@ class Attached:
         return bool(self._with_term)
 
     def gradients(
-        self, losses: Mapping[str, Tensor], representation: Sequence[Tensor], parameters: Mapping[str, Tensor]
+        self,
+        losses: Mapping[str, Tensor],
+        counts: Mapping[str, float],
+        representation: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
     ) -> list[tuple[Tensor, Tensor]]:
-        """(parameter, what the terms add to its gradient); the losses' graph stays usable."""
+        """(parameter, what the terms add to its gradient), over all processes; the losses' graph stays usable.
+
+        Nothing where a loss is not finite: the balancer has the words for that.
+        """
         found: list[tuple[Tensor, Tensor]] = []
+        part = self._part(losses, counts, representation) if self._with_term else None
+        if part is None:
+            return found
         for kind, attachment in self._with_term.items():
-            (shared,) = representation
-            term = attachment.finite_term(losses, shared)
+            term = attachment.term(*part)
+            value = _total(term.detach().clone())
+            attachment.require_finite(value)
+            self.values[kind] = value.item()
             moved = list(attachment.parameters()) if attachment.trains_itself else list(parameters.values())
             reached = [parameter for parameter in moved if parameter.requires_grad]
             grads = torch.autograd.grad(term, reached, retain_graph=True, allow_unused=True)
-            self.values[kind] = term.item()
-            found += [(each, own(grad)) for each, grad in zip(reached, grads, strict=True) if grad is not None]
+            found += [(each, _total(own(grad))) for each, grad in zip(reached, grads, strict=True) if grad is not None]
         return found
+
+    def _part(
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, float], representation: Sequence[Tensor]
+    ) -> tuple[Mapping[str, Tensor], Tensor] | None:
+        """(the present tasks' losses, what they were computed from) of this process's rows, which may be none."""
+        found = step_losses(losses, counts, self._tasks, dict(self._model.named_parameters()))
+        if not found.tasks or not bool(found.values.isfinite().all()):
+            return None
+        if representation:
+            (shared,) = representation
+            return found.local, shared
+        device = next(self._model.parameters()).device
+        nothing = torch.zeros(0, self._model.sharing.representation_width, device=device, requires_grad=True)
+        return {task: nothing.sum() for task in found.tasks}, nothing
 
     def step(self, step: int, factor: float) -> None:
         """One step of the attachments that train themselves; `factor` is the stage's schedule."""
@@ -111,6 +140,13 @@ class Attached:
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         for kind, optimizer in self._optimizers.items():
             optimizer.load_state_dict(values[kind])
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """Summed over processes, in place."""
+    if distribution.active():
+        distribution.sum_in_place([tensor])
+    return tensor
 
 
 def _require_one_process(where: str, devices: Devices) -> None:

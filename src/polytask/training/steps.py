@@ -113,7 +113,7 @@ def train_step(
     found = task_losses(model, pieces, targets, devices, representation=wanted)
     if not found.losses and devices.world == 1:
         return None
-    terms = attached.gradients(found.losses, found.representation, parameters)  # before the graph is used up
+    terms = attached.gradients(found.losses, found.counts, found.representation, parameters)  # uses no graph up
     again = Forward(model, pieces, validation, targets, devices, seed)
     report = balancer.backward(
         found.losses,

@@ -1,6 +1,6 @@
 """What an attachment is: a module or a term of the training loss at the representation that tasks share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,9 @@ class Attachment(nn.Module):
         has_term: whether there is a `term`.
         calibrates_branches: whether it stands between the branches of an encoder that fuses modalities and what fuses
             them (`branches`).
+        spreads: whether its term is a sum over rows once `total` has summed what it needs of all of them: each process
+            may then take its own rows' part.
+        total: sums a tensor over processes; by default there is one.
         trains_itself: its parameters follow its own term only, by an optimiser of their own (`optimizer`), and the
             term's gradient goes nowhere else.
     """
@@ -35,11 +38,13 @@ class Attachment(nn.Module):
     transforms: bool = False
     has_term: bool = False
     calibrates_branches: bool = False
+    spreads: bool = False
     trains_itself: bool = False
 
     def __init__(self, tasks: Iterable[str], width: int, options: AttachmentOptions, seed: int = 0) -> None:
         super().__init__()
         self.options: Any = options  # of the subclass's own kind
+        self.total: Callable[[Tensor], Tensor] = _alone
 
     def transform(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{task: its representation} -> {task: what is read instead}, both [B, width], for any subset of the tasks."""
@@ -60,16 +65,15 @@ class Attachment(nn.Module):
 
         Raises: NotFinite, before anything is written; MissingInput if a loss was not computed from the representation.
         """
-        term = self.finite_term(losses, representation)
+        term = self.term(losses, representation)
+        self.require_finite(term)
         own = list(self.parameters()) if self.trains_itself else None
         torch.autograd.backward(term, retain_graph=True, inputs=own)
         return term.detach()
 
-    def finite_term(self, losses: Mapping[str, Tensor], representation: Tensor) -> Tensor:
-        term = self.term(losses, representation)
+    def require_finite(self, term: Tensor) -> None:
         if not bool(term.isfinite()):
             raise NotFinite(f"the term of attachment {self.options.kind!r} is {term.item()}")
-        return term
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A new optimiser of its parameters, for one that trains itself."""
@@ -118,8 +122,13 @@ def require_shared(kind: str, sharing: "Sharing") -> None:
         raise MissingInput(f"attachment {kind!r}: the tasks share no representation; choose another `sharing`")
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def gradient_at(task: str, loss: Tensor, representation: Tensor, *, differentiable: bool = False) -> Tensor:
-    """The gradient of a task's loss at the representation, [B, width]; the graph stays usable."""
+    """The gradient of a task's loss at the representation, [B, width], in single precision at least; the graph stays
+    usable."""
     if not representation.requires_grad:
         raise MissingInput("the representation depends on no parameter that is trained: nothing can be attached to it")
     (found,) = torch.autograd.grad(
@@ -129,4 +138,4 @@ def gradient_at(task: str, loss: Tensor, representation: Tensor, *, differentiab
         raise MissingInput(
             f"the loss of task {task!r} does not depend on the representation given: compute it from that tensor"
         )
-    return found
+    return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found

@@ -44,6 +44,7 @@ class RotoGrad(Attachment):
 
     transforms = True
     has_term = True
+    spreads = True
     trains_itself = True
 
     class Options(AttachmentOptions):
@@ -77,7 +78,9 @@ class RotoGrad(Attachment):
     def term(self, losses: Mapping[str, Tensor], representation: Float[Tensor, "B d"]) -> Tensor:
         """Equation 3, summed over the present tasks; a function of the rotations only."""
         at_z = {task: gradient_at(task, loss, representation) for task, loss in losses.items()}
-        unit = [grad / _norm_or_one(grad) for grad in at_z.values()]
+        norms = self.total(torch.stack([grad.square().sum() for grad in at_z.values()])).sqrt()
+        lengths = torch.where(norms > 0, norms, 1.0)
+        unit = [grad / length for grad, length in zip(at_z.values(), lengths, strict=True)]
         target = torch.stack(unit).mean(0)[:, : self.dimensions]
         return -torch.stack([self._aligned(task, grad, target) for task, grad in at_z.items()]).sum()
 
@@ -92,8 +95,3 @@ class RotoGrad(Attachment):
 
     def learning_rate(self, step: int) -> float:
         return self.options.learning_rate * self.options.decay**step
-
-
-def _norm_or_one(grad: Tensor) -> Tensor:
-    norm = grad.norm()
-    return torch.where(norm > 0, norm, 1.0)
