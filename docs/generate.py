@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.constraints import Parameter
-from polytask.core.names import RULES
+from polytask.core.names import METHODS, RULES, TRANSFORMS
 from polytask.core.rules import CLAIMS, NEEDS, RuleSpec, find
 from polytask.evaluation.formatting import listed
+from polytask.merging.contract import MethodSpec, Pipeline, TransformSpec, find_method, find_transform
 from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 from polytask.tasks.kinds import KINDS
 from polytask.tasks.losses import LOSSES
@@ -40,7 +41,8 @@ def some(names: list[str], most: int = 12) -> str:
 def inside() -> str:
     """What there is to choose from, for the README."""
     rows = [
-        ["rules that balance tasks", f"{some(list(RULES))} ([all, and what they promise](docs/rules.md))"],
+        ["rules that balance tasks", f"{some(_balancing())} ([all, and what they promise](docs/rules.md))"],
+        ["merges", f"{some([*METHODS, *_merging()])}, and every rule on vectors ([all](docs/rules.md#merging))"],
         ["attachments", f"{code(ATTACHMENTS.names())} ([docs](docs/attachments.md))"],
         ["sharing architectures", f"{code(SHARING.names())} ([docs](docs/sharing.md))"],
         ["encoders", f"{code(ENCODERS.names())}, or a factory from Python"],
@@ -51,13 +53,50 @@ def inside() -> str:
 
 
 def rules() -> str:
-    """A row a rule."""
-    specs = [find(name) for name in RULES]
+    """A row a rule that balances tasks."""
+    return _listing([find(name) for name in _balancing()])
+
+
+def merge_rules() -> str:
+    """A row a rule that merges checkpoints."""
+    return _listing([find(name) for name in _merging()])
+
+
+def methods() -> str:
+    """A row a merge that is put together from transforms and a rule."""
+    found = [find_method(name) for name in METHODS]
+    rows = [
+        [f"`{each.name}`", _summary(each), _made_of(each()), _parameters(each.parameters.values()), _source(each)]
+        for each in found
+    ]
+    return table(["method", "what it does", "transforms, then the rule", "parameters", "source"], rows)
+
+
+def transforms() -> str:
+    """A row a transform."""
+    found = [find_transform(name) for name in TRANSFORMS]
+    rows = [[f"`{each.name}`", _summary(each), _parameters(each.parameters.values()), _source(each)] for each in found]
+    return table(["transform", "what it does", "parameters", "source"], rows)
+
+
+def _listing(specs: list[RuleSpec]) -> str:
     rows = [
         [f"`{spec.name}`", _summary(spec), _needs(spec), _parameters(spec.parameters.values()), _source(spec)]
         for spec in specs
     ]
     return table(["rule", "what it does", "reads", "parameters", "source"], rows)
+
+
+def _made_of(pipeline: Pipeline) -> str:
+    return ", ".join(f"`{step.spec.name}`" for step in pipeline.steps)
+
+
+def _balancing() -> list[str]:
+    return [name for name in RULES if name not in _merging()]
+
+
+def _merging() -> list[str]:
+    return [name for name, target in RULES.items() if target.startswith("polytask.merging.")]
 
 
 def claims() -> str:
@@ -114,14 +153,16 @@ def lower() -> str:
     return f"Lower is better for {listed([f'`{n}`' for n, m in METRICS.items() if not m.higher_is_better])}.\n"
 
 
-def _summary(spec: RuleSpec) -> str:
+def _summary(spec: RuleSpec | MethodSpec | TransformSpec) -> str:
     return spec.summary.partition(": ")[2].rstrip(".")
 
 
 def _needs(spec: RuleSpec) -> str:
     state = "; has state" if spec.init else ""
     form = "; a procedure" if spec.form == "procedure" else ""
-    return f"{code(spec.needs)}{form}{'; random' if spec.random else ''}{state}"
+    models = {"models": "; of models", "either": "; of deltas, or of models without a base"}.get(spec.of, "")
+    number = f"; {spec.tasks} task{'s' if spec.tasks > 1 else ''}" if spec.tasks else ""
+    return f"{code(spec.needs)}{form}{'; random' if spec.random else ''}{state}{models}{number}"
 
 
 def _parameters(parameters: object) -> str:
@@ -130,7 +171,7 @@ def _parameters(parameters: object) -> str:
     return "; ".join(shown) or "none"
 
 
-def _source(spec: RuleSpec) -> str:
+def _source(spec: RuleSpec | MethodSpec | TransformSpec) -> str:
     return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", spec.source)
 
 
@@ -138,7 +179,10 @@ def _first_line(function: object) -> str:
     return " ".join((function.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
 
 
-PARTS = {part.__name__: part for part in (inside, rules, claims, needs, attachments, kinds, losses, lower)}
+PARTS = {
+    part.__name__: part
+    for part in (inside, rules, merge_rules, methods, transforms, claims, needs, attachments, kinds, losses, lower)
+}
 
 
 def rewritten(page: Path) -> str:

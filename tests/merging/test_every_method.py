@@ -21,6 +21,7 @@ from polytask.merging.contract import (
 )
 from polytask.merging.memory import apply, as_rule
 from polytask.testing import check_rule
+from polytask.testing.examples import examples
 
 TASKS = ["a", "b", "c"]
 # Not: that one task, or equal tasks, keep their direction; a transform may change it.
@@ -48,22 +49,29 @@ def transformed(step: Step, vectors: TaskVectors) -> TaskVectors:
     rows = []
     for task in range(len(vectors)):
         weights = {name: float(name == vectors.tasks[task]) for name in vectors.tasks}
-        rows.append(apply(Pipeline((step,), use_rule("task_arithmetic", weights=weights)), vectors, seed=3))
+        pipeline = Pipeline((step,), use_rule("task_arithmetic", weights=weights))
+        rows.append(apply(pipeline, vectors, seed=3, depths=dict.fromkeys(vectors.names, 0.5)))
     return TaskVectors(vectors.tasks, {name: torch.stack([row[name] for row in rows]) for name in vectors.names})
 
 
 @pytest.mark.parametrize("check", OWED)
 @pytest.mark.parametrize("name", list(METHODS))
-def test_method(name: str, check: str) -> None:
+def test_method(name: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every third example, which are enough: rules have been checked on all of them."""
+    chosen = examples()[::3]
+    assert any(each.name.startswith("zero") for each in chosen)
+    monkeypatch.setattr("polytask.testing.trial.examples", lambda: chosen)
     check_rule(as_rule(find_method(name)), only=[check])
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_method_moves_no_global_generator_and_a_seed_gives_the_same_bits(name: str) -> None:
     """Python's own generator is left out: beartype draws from it to check lists while tests run."""
-    pipeline, vectors = find_method(name)(), example((30, 40))
+    pipeline = find_method(name)()
+    vectors = example((30, 40), tasks=pipeline.tasks or 3)
     before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
-    first, again, other = (apply(pipeline, vectors, seed=seed)["layer0.weight"] for seed in (1, 1, 2))
+    depths = {"layer0.weight": 0.5}
+    first, again, other = (apply(pipeline, vectors, seed=seed, depths=depths)["layer0.weight"] for seed in (1, 1, 2))
     after = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert str(before[1]) == str(after[1])
@@ -139,9 +147,11 @@ def test_every_rule_without_losses_is_a_method() -> None:
     names = method_names()
     assert {"ties", "linear", "upgrad", "graddrop"} <= set(names)
     assert not {"uncertainty", "static"} & set(names)
-    vectors = example((6, 4), (3,))
     for name in names:
-        found = apply(find_method(name)(), vectors)
+        pipeline = find_method(name)()
+        vectors = example((6, 4), (3,), tasks=pipeline.tasks or 3)
+        base = {key: stack[0] for key, stack in vectors.stacks.items()}
+        found = apply(pipeline, vectors, base=base, depths=dict.fromkeys(vectors.names, 0.5))
         assert {key: value.shape for key, value in found.items()} == {"layer0.weight": (6, 4), "layer1.weight": (3,)}
 
 

@@ -9,9 +9,13 @@ from polytask.testing import CHECKS, CheckFailure, check_rule
 from polytask.testing.claims import MEASURES
 from polytask.testing.examples import examples
 
+THINNED = {"doge": 6, "wudi": 4}  # descents of hundreds of steps: one example in so many
+
 
 @pytest.mark.parametrize("name, check", [(name, check) for name in rule_names() for check in CHECKS[find(name).form]])
-def test_rule(name: str, check: str) -> None:
+def test_rule(name: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in THINNED:
+        monkeypatch.setattr("polytask.testing.trial.examples", lambda: examples()[:: THINNED[name]])
     (result,) = check_rule(name, only=[check])
     assert result.form == find(name).form
 

@@ -56,8 +56,10 @@ def test_two_task_closed_forms(name: str, closed: object) -> None:
 
 
 def test_every_rule_has_a_golden_value() -> None:
-    """In this file or in one beside it."""
-    golden = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("test_golden*.py")))
+    """In this file or one beside it, or in those of the merges."""
+    here, merging = Path(__file__).parent, Path(__file__).parent.parent / "merging"
+    files = [*sorted(here.glob("test_golden*.py")), *sorted(merging.glob("test_*rules.py"))]
+    golden = "".join(path.read_text() for path in files)
     assert [name for name in RULES if f'"{name}"' not in golden] == []
 
 

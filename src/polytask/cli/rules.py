@@ -126,6 +126,7 @@ _SCALES = {
     "mean": "scaled as a mean over tasks",
     "unit": "of unit norm",
     "own": "of a length that the method sets",
+    "part": "a part of the elements",
 }
 
 

@@ -60,7 +60,7 @@ CLAIMS = {
 
 _TOGETHER = (("losses", "gram"), ("losses", "counts", "validation"), ("forward", "validation"))
 
-Scale = Literal["sum", "mean", "unit", "own"]
+Scale = Literal["sum", "mean", "unit", "own", "part"]
 Of = Literal["deltas", "models", "base and models", "either"]
 
 
@@ -76,7 +76,8 @@ class RuleSpec:
         granularity: what one call covers: element, row, tensor or global.
         returns: "weights" (of a weighted sum of the task vectors), "combined" (the combined vector itself) or, of a
             procedure, "gradients".
-        scale: whether the published result is a sum over tasks, a mean, of unit norm, or of a length of its own.
+        scale: whether the published result is a sum over tasks, a mean, of unit norm, of a length of its own, or a part
+            of the elements (the others 0, or shortened).
         claims: properties that hold on every input; those not claimed have a counter-example.
         init: (number of tasks, *, parameters) -> the first state.
         after_epoch: (state, *, parameters) -> state, called by the loop when an epoch ends.
@@ -90,6 +91,7 @@ class RuleSpec:
         of: what the rows are in a merge: fine-tuned minus base ("deltas"), the models' own values ("models"), the same
             with the base as row 0 ("base and models"), or deltas where there is a base and models where not ("either").
         otherwise: for a rule on matrices, the rule that combines what is no matrix.
+        tasks: how many tasks it combines; None for any number.
     """
 
     name: str
@@ -110,6 +112,7 @@ class RuleSpec:
     statistic: Callable[..., Statistic | None] | None = None
     of: Of = "deltas"
     otherwise: str | None = None
+    tasks: int | None = None
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return self.function(*arguments, **parameters)
@@ -127,6 +130,12 @@ class RuleSpec:
         """Whether it wants the same batch's losses after the optimiser's step: it has `after_step`, and no `lookahead`
         that says otherwise."""
         return self.after_step is not None and parameters.get("lookahead", "same_batch") == "same_batch"
+
+    def check_number(self, tasks: int) -> None:
+        """BadValue if it does not combine so many tasks."""
+        if tasks == 0 or self.tasks not in (None, tasks):
+            allowed = "at least 1" if self.tasks is None else str(self.tasks)
+            raise BadValue("the number of tasks", tasks, allowed, f"rule {self.name!r}")
 
     @property
     def summary(self) -> str:
@@ -153,6 +162,7 @@ def rule(
     statistic: Callable[..., Statistic | None] | None = None,
     of: Of = "deltas",
     otherwise: str | None = None,
+    tasks: int | None = None,
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
     """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
@@ -198,6 +208,7 @@ def rule(
             statistic=statistic,
             of=of,
             otherwise=otherwise,
+            tasks=tasks,
         )
         _check_signature(spec, list(arguments))
         shipped = RULES.get(name, "").partition(":")[0]

@@ -154,8 +154,7 @@ class Rule:
     def _check(self, present: Sequence[str], inputs: Sequence[Any]) -> None:
         """One clear error for inputs of the wrong shape, or that are not finite."""
         where = f"rule {self.spec.name!r}"
-        if not present:
-            raise BadValue("the number of tasks", 0, "at least 1", where)
+        self.spec.check_number(len(present))
         if self.spec.form == "procedure":
             return
         for need, value in zip(self.spec.needs, inputs, strict=True):

@@ -189,11 +189,19 @@ class Pipeline:
         return self.rule.spec.of
 
     @property
+    def tasks(self) -> int | None:
+        """How many tasks it combines; None for any number."""
+        assert isinstance(self.rule.spec, RuleSpec)
+        return self.rule.spec.tasks
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         return (*self.transforms, self.rule)
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        """UnknownName if a parameter names a task that is not among `tasks`."""
+        """UnknownName if a parameter names a task that is not among `tasks`; BadValue if they are too many or few."""
+        assert isinstance(self.rule.spec, RuleSpec)
+        self.rule.spec.check_number(len(tasks))
         for step in self.steps:
             for task in step.named_tasks():
                 if task not in tasks:

@@ -45,14 +45,14 @@ def apply(
 def as_rule(method: MethodSpec) -> RuleSpec:
     """The method as a rule on one parameter's stack, for the checks of rules and for gradients.
 
-    A statistic is then of that parameter alone, whatever its scope.
+    A statistic is then of that parameter alone, whatever its scope, and its depth is that of the last layer.
     """
 
     def function(stack: Tensor, *, noise: Noise | None = None, **parameters: Any) -> Tensor:
         tasks = [str(row) for row in range(len(stack))]
         pipeline = method(**{name: _by_task(value) for name, value in parameters.items()})
         seed = 0 if noise is None else noise.torch_seed()
-        return apply(pipeline, TaskVectors(tasks, {"": stack}), seed=seed)[""]
+        return apply(pipeline, TaskVectors(tasks, {"": stack}), seed=seed, depths={"": 1.0})[""]
 
     return RuleSpec(
         name=method.name,
@@ -65,6 +65,7 @@ def as_rule(method: MethodSpec) -> RuleSpec:
         claims=frozenset(),
         parameters=method.parameters,
         random=any(step.spec.random for step in method().steps),
+        tasks=method().tasks,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polytask.core.statistics import Scope
+from polytask.core.statistics import Scope, measure
 
 _BUCKETS = 1 << 15
 _INFINITE = 0x7F800000  # the bits of infinity
@@ -68,7 +68,7 @@ class Largest:
         fractions: [R, K] in 0 ... 1: for each row of what is ranked, one rank or several.
         scope: within what they are ranked.
         of: the values that are ranked, [R, n], from a block's [T, n]; the block itself by default.
-        least: fewest elements that a fraction stands for; the number is otherwise rounded down.
+        least: fewest elements that the last of a row's fractions stands for; numbers are otherwise rounded down.
     """
 
     fractions: Tensor
@@ -131,7 +131,8 @@ class Largest:
         """How many elements each fraction stands for, of `elements` [R] a row."""
         exact = self.fractions.double().numpy() * elements[:, None]
         counts = np.floor(exact * (1 + 2.0**-40)).astype(np.int64)  # 0.29 * 100 is a little less than 29
-        return np.minimum(np.maximum(counts, self.least), elements[:, None])
+        counts[:, -1] = np.maximum(counts[:, -1], self.least)
+        return np.minimum(counts, elements[:, None])
 
     def _sampled(self, state: _State, histogram: np.ndarray) -> _State:
         """The window: the sample's rank, give or take four standard deviations of its share and 0.4 %."""
@@ -234,6 +235,14 @@ def _ranked(window: _Window, rank: int, count: int) -> tuple[int, int, int] | No
         return None
     value = int(np.partition(inside, len(inside) - count)[len(inside) - count])
     return value, count - int(np.count_nonzero(inside > value)), int(np.count_nonzero(inside == value))
+
+
+def largest(rows: Tensor, fraction: float) -> Tensor:
+    """Rows [R, n] in memory with zeros instead of what is not among each one's largest, float32."""
+    values = rows.float()
+    statistic = Largest(torch.full((len(rows), 1), fraction, dtype=torch.float64), "tensor", least=1)
+    ranks = statistic.at(measure(statistic, len(rows), lambda: [values]), 0)
+    return torch.stack([keep_largest(row, ranks, index) for index, row in enumerate(values)])
 
 
 def _place(histogram: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

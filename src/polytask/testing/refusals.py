@@ -9,8 +9,7 @@ import torch
 from polytask.core.errors import BadValue, NotFinite, PolytaskError, UnknownName
 from polytask.core.rules import RuleSpec
 from polytask.core.state import Rule
-from polytask.testing.examples import examples
-from polytask.testing.trial import inputs
+from polytask.testing.trial import inputs, some
 
 
 def refuses_bad_parameters(spec: RuleSpec) -> None:
@@ -32,15 +31,17 @@ def refuses_bad_parameters(spec: RuleSpec) -> None:
 
 def refuses_bad_inputs(spec: RuleSpec) -> None:
     """NaN and infinite inputs name the task; a wrong number of tasks and an unknown task are refused."""
-    example = next(e for e in examples() if len(e.vectors) == 3)
+    example = some(spec)
+    last = len(example.tasks) - 1
     for value in (math.nan, math.inf):
         vectors, losses = example.vectors.clone(), example.losses.clone()
-        vectors[1, -1] = losses[1] = value
+        vectors[last, -1] = losses[last] = value
         given = inputs(spec, losses, vectors)
         message = refusal(lambda given=given: Rule(spec, example.tasks)(example.tasks, *given), NotFinite)
-        assert "task1" in message, f"an input that is {value} does not raise an error naming its task: {message}"
-    given = inputs(spec, example.losses[:2], example.vectors[:2])
-    assert refusal(lambda: Rule(spec, example.tasks)(example.tasks, *given), BadValue), "two rows pass for three tasks"
+        assert f"task{last}" in message, f"an input that is {value} does not raise an error naming its task: {message}"
+    given = inputs(spec, example.losses[:-1], example.vectors[:-1])
+    fewer = refusal(lambda: Rule(spec, example.tasks)(example.tasks, *given), BadValue)
+    assert fewer, f"{last} rows pass for {last + 1} tasks"
     none = inputs(spec, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.float64))
     assert refusal(lambda: Rule(spec, example.tasks)([], *none), BadValue), "no task at all is accepted"
 

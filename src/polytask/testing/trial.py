@@ -1,5 +1,6 @@
 """Runs a rule on an example, through as many steps as its state needs to matter."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from polytask.core.noise import Noise
 from polytask.core.rules import RuleSpec
 from polytask.core.state import Rule
-from polytask.testing.examples import Example
+from polytask.testing.examples import Example, examples
 
 Change = Callable[[Tensor], Tensor]
 
@@ -22,6 +23,23 @@ class Outcome:
     weights: Tensor | None
 
 
+def as_matrices(vectors: Tensor) -> Tensor:
+    """Each vector as a matrix, as square as its number of elements allows."""
+    size = vectors.shape[1]
+    rows = max((m for m in range(1, math.isqrt(size) + 1) if size % m == 0), default=1)
+    return vectors.reshape(len(vectors), rows, size // rows).clone()
+
+
+def suited(spec: RuleSpec) -> tuple[Example, ...]:
+    """The examples with as many tasks as the rule takes."""
+    return tuple(example for example in examples() if spec.tasks in (None, len(example.vectors)))
+
+
+def some(spec: RuleSpec) -> Example:
+    """A small example that the rule takes, with several tasks if it may."""
+    return next(example for example in examples() if len(example.vectors) == (spec.tasks or 3))
+
+
 def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor, step: int = 0) -> list[Tensor]:
     """The rule's inputs in its order, none of which shares memory with the arguments."""
     made = {
@@ -32,6 +50,8 @@ def inputs(spec: RuleSpec, losses: Tensor, vectors: Tensor, step: int = 0) -> li
             1 + ((vectors != 0).sum(1).double() + 3 * step) % 4
         ),  # go with the task, and no scale changes them
         "validation": lambda: 1.1 * losses,
+        "matrix": lambda: as_matrices(vectors),
+        "base": lambda: torch.linspace(-1, 1, vectors.shape[1], dtype=vectors.dtype),
     }
     return [made[need]() for need in spec.needs]
 
@@ -55,7 +75,7 @@ def play(rule: Rule, tasks: Sequence[str], steps: Sequence[tuple[Tensor, Tensor]
         rule.after_step(tasks, losses * (0.9 - 0.4 * losses / losses.sum()))  # each falls by a part of its own
         rule.after_epoch()
     if rule.spec.returns == "combined":
-        return Outcome(output, None)
+        return Outcome(output.flatten(), None)
     return Outcome(output.to(vectors.dtype) @ vectors, output)
 
 
