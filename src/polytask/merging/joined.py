@@ -27,7 +27,7 @@ def joined(inputs: Inputs, donor: Opened) -> dict[str, bytes | Path]:
     stored = [checkpoint.inputs for checkpoint in checkpoints.values()]
     targets = {task: inner["targets"][task] for inner in reversed(stored) for task in inner["targets"]}
     described = {**stored[0], "sources": sources, "targets": {task: targets[task] for task in outputs}}
-    config = {**donor.config, "outputs": outputs, "heads": heads}
+    config = {**donor.config, "outputs": outputs, "heads": heads, **_read_by(checkpoints, sources, origins)}
     recipe = {"version": 1, **_recipe(checkpoints, origins), "model": donor.config["model"]}
     files: dict[str, bytes | Path] = {
         "config.json": json_bytes(config),
@@ -53,9 +53,19 @@ def _sources(checkpoints: Mapping[str, Checkpoint]) -> tuple[dict[str, Any], Ori
                 sources[alike]["tasks"] += tasks
                 continue
             own = source if source not in sources else f"{source}-{name}"
+            if own != source and checkpoint.config["model"].get("stems") is not None:
+                raise Inconsistent(f"{name}: reads the source {source!r}, which has a stem, unlike an input before it")
             sources[own] = {**values, "source": own, "tasks": tasks}
             origins[own] = (name, source)
     return {name: values for name, values in sources.items() if values["tasks"]}, origins
+
+
+def _read_by(
+    checkpoints: Mapping[str, Checkpoint], sources: Mapping[str, Any], origins: Origins
+) -> dict[str, dict[str, Any]]:
+    """The entries of config.json that say what is read for which task."""
+    schemas = {own: checkpoints[origins[own][0]].config["schemas"][origins[own][1]] for own in sources}
+    return {"schemas": schemas, "sources": {task: own for own in sources for task in sources[own]["tasks"]}}
 
 
 def _features(values: Mapping[str, Any]) -> Any:

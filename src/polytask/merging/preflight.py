@@ -51,14 +51,25 @@ def check_configs(plan: MergePlan, inputs: Inputs) -> None:
         for key in keys:
             _same(model.config, other.config, key, first, name)
         if model.kind == "polytask":
-            _same(model.config, other.config, "model", first, name)
-            _same(model.config, other.config, "schema", first, name)
+            for key in ("model", "attachments"):
+                _same(model.config, other.config, key, first, name)
+            _same_schemas(model.config, other.config, first, name)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], key: str, first: str, name: str) -> None:
     if key in one and key in other and one[key] != other[key]:
         path, ours, theirs = _where_they_differ(key, one[key], other[key])
         raise Inconsistent(f"config.json: {path} is {ours!r} in {first} and {theirs!r} in {name}: not the same model")
+
+
+def _same_schemas(one: Mapping[str, Any], other: Mapping[str, Any], first: str, name: str) -> None:
+    """What polytask's models read: one encoder reads every source alike; with stems, a source as its stem does."""
+    by_stem = one.get("model", {}).get("stems") is not None
+    for source, schema in other.get("schemas", {}).items():
+        ours = one.get("schemas", {})
+        known = ours.get(source) if by_stem else next(iter(ours.values()), None)
+        if known is not None:
+            _same({"inputs": known}, {"inputs": schema}, "inputs", first, name)
 
 
 def _where_they_differ(path: str, one: Any, other: Any) -> tuple[str, Any, Any]:
