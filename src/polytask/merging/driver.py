@@ -71,6 +71,7 @@ def merge(
             with output, Pool(threads or processors()) as pool, one_thread_each():
                 run = Run(output, pool, Budget(memory), tally, measure)
                 pool.each(_calls(run, jobs, seed))
+                tally.finish()
         except BaseException:
             workspace.forget_if_empty()
             raise

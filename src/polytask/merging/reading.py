@@ -36,7 +36,7 @@ class Rows:
         below = None if self.base is None else self.base.weights.read(self.base.name, start, stop)
         self.say_read(stop - start, sum(values.nbytes for values in stored) + (0 if below is None else below.nbytes))
         rows = torch.empty(len(stored), stop - start)
-        base = None if below is None else below.to(torch.promote_types(below.dtype, torch.float32))
+        base = None if below is None else below.to(_working(below))
         subtracted = base if self.subtracts else None
         for row, values in zip(rows, stored, strict=True):
             if subtracted is not None and torch.float64 in (values.dtype, subtracted.dtype):
@@ -53,11 +53,16 @@ class Rows:
         """NotFinite naming file, tensor and index, unless it was only the sum that left the range."""
         sources = [*([self.base] if self.base else []), *self.sources]
         for source, values in zip(sources, [*([] if below is None else [below]), *stored], strict=True):
-            bad = ~values.to(torch.promote_types(values.dtype, torch.float32)).isfinite()
+            bad = ~values.to(_working(values)).isfinite()
             if bool(bad.any()):
                 index = int(bad.int().argmax())
                 where = f"{source.weights.where(source.name)}: tensor {source.name!r}"
                 raise NotFinite(f"{where} is {float(values[index])} at index {start + index} (of the flattened tensor)")
+
+
+def _working(values: Tensor) -> torch.dtype:
+    """The type of arithmetic: float32, but for what is stored in float64."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def rows_of(job: TensorJob, say_read: Callable[[int, int], None]) -> Rows:

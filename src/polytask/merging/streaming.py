@@ -46,6 +46,11 @@ class Tally:
                 self._said = self._done
                 self._progress(self._done, self._expected)
 
+    def finish(self) -> None:
+        """All has been written, in fewer passes than expected perhaps."""
+        if self._progress and self._said < self._expected:
+            self._progress(self._expected, self._expected)
+
 
 @dataclass(frozen=True)
 class Work:
