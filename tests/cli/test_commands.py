@@ -14,6 +14,7 @@ import yaml
 
 from cli.conftest import Polytask
 from cli.small_recipe import recipe, table, write_recipe
+from polytask.sharing import ATTACHMENTS
 
 COMMANDS = ("demo", "init", "train", "compare", "predict", "evaluate", "rules", "report", "recipes")
 TWO_STEPS = ("--set", "train.steps=2", "--set", "train.epochs=null")
@@ -118,6 +119,11 @@ def test_rules(polytask: Polytask) -> None:
     for words in ("arXiv:1803.10704", "temperature: a number in (0, inf)", "balancer.after_epoch()", "permutation"):
         assert words in one
     assert max(len(line) for line in one.splitlines()) <= 80
+    attached = polytask("rules", "rotograd", COLUMNS="80").stdout
+    for words in ("arXiv:2103.02631", "learning_rate: default 0.0005", "attachment.backward(losses, representation)"):
+        assert words in attached
+    assert json.loads(polytask("rules", "rep_mtl", "--json").stdout)["form"] == "attachment"
+    assert [about["name"] for about in shown if about["form"] == "attachment"] == ATTACHMENTS.names()
 
 
 def test_recipes(polytask: Polytask, folder: Path) -> None:

@@ -181,7 +181,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
     outputs = config["outputs"]
     try:
         spec = validated(ModelSpec, config["model"], "config.json: model")
-        attached = validated(AttachedSpec, {"attachments": config["attachments"]}, "config.json")
+        attached = validated(AttachedSpec, {"attachments": config.get("attachments", ())}, "config.json")
     except UnknownName as error:
         raise CheckpointError(f"{path}: {error}; --load FILE.py imports the file that adds it") from None
     model = build_model(

@@ -98,6 +98,7 @@ class Attached:
         Nothing where a loss is not finite: the balancer has the words for that.
         """
         found: list[tuple[Tensor, Tensor]] = []
+        self.values = {}
         part = self._part(losses, counts, representation) if self._with_term else None
         if part is None:
             return found
