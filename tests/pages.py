@@ -2,7 +2,7 @@
 
 - `python` is executed, all blocks of a page in one namespace; a `text` block right after it is what it prints.
 - `diff` is Python, executed without its `+` lines and then without its `-` lines.
-- `yaml` is checked as a recipe, or as a part of one.
+- `yaml` is checked as a recipe or as the plan of a merge, or as a part of one.
 - Any block with the first line `# name.ext` is saved under that name; Python is then not run by itself.
 - `console`: each `polytask` command runs through the entry point. Where lines begin with `$ `, the others are what it
   prints; `...` stands for anything, and numbers are not compared. A command that prints `error: ` ends with status 2,
@@ -25,6 +25,8 @@ from typing import Any
 import yaml
 
 from polytask.core import rules
+from polytask.merging.plan import MergePlan
+from polytask.merging.plan_file import read_plan
 from polytask.recipes.reading import read_recipe
 from polytask.recipes.schema import Recipe
 
@@ -37,6 +39,8 @@ FILE_NAME = re.compile(r"# ([\w.-]+\.\w+)\n")
 MACHINE = re.compile(r"[−+±-]?\d+(?:[.,]\d+)*|[▲▼≈·]|─+")
 # What a part of a recipe is put into, so that it can be checked like a whole one.
 REST = {"version": 1, "tasks": {"income": "binary"}}
+REST_OF_PLAN = {"version": 1, "base": "base", "tasks": {"math": "math", "code": "code"}, "rule": "ties"}
+PLAN_KEYS = set(MergePlan.model_fields) - set(Recipe.model_fields)
 OTHER_PROGRAMMES = ("make", "pip", "cd", "git", "ls", "cat", "head", "source")
 
 
@@ -120,9 +124,12 @@ def walk(page: Path) -> None:
             Path(block.file_name).write_text(block.text, encoding="utf-8")
 
 
-def check_recipe(block: Block) -> Recipe:
-    """A whole recipe, or some of its parts, is valid."""
+def check_recipe(block: Block) -> Recipe | MergePlan:
+    """A whole recipe or plan of a merge (or mergekit's file), or some of its parts, is valid."""
     values = yaml.safe_load(block.text)
+    if set(values) & (PLAN_KEYS | {"merge_method"}):
+        whole = "merge_method" in values or block.file_name is not None
+        return read_plan(values if whole else {**REST_OF_PLAN, **values}).plan
     if block.file_name is None:
         values = {**REST, **values}
     recipe = read_recipe(values).recipe
