@@ -1,7 +1,7 @@
 """BatchNorm's statistics after a merge: those of the inputs' models are not those of the merged weights.
 
-Source      Jordan et al. 2022, arXiv:2211.08403 (REPAIR), names the collapse of variance in merged networks, and sets the
-            statistics anew on training batches; so do Izmailov et al. 2018, arXiv:1803.05407, for averaged weights.
+Source      Jordan et al. 2022, arXiv:2211.08403 (REPAIR), names the collapse of variance in merged networks and sets
+            the statistics anew on training batches; so do Izmailov et al. 2018, arXiv:1803.05407, for averaged weights.
 Departures  none in the reset; REPAIR's rescaling of networks without BatchNorm is not here.
 Cost        a forward pass a batch.
 """
