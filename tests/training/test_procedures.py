@@ -7,7 +7,7 @@ import pytest
 from tests.training.runs import events, job, outcome, recipe, table, train, weights
 
 import polytask
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, MissingInput, PolytaskError, UnknownName
 from polytask.training.job import stage_balancer
 
 DROPOUT = {"kind": "tabular", "embedding": 2, "hidden_sizes": [8], "dropout": 0.3}
@@ -106,3 +106,69 @@ def test_mistakes_are_found_when_the_recipe_is_read(tmp_path):
     ]:
         with pytest.raises(error, match=match):
             job(train__rule=rule)
+
+
+GENERATED = {"kind": "maxl", "virtual_step": 0.1, "generated": {"task": "topic", "classes": 2}}
+
+
+def test_generated_labels_resume_and_stay_out_of_the_model(tmp_path):
+    """Three classes divided by two: the head and the generator are in the stage's state, not in the checkpoint."""
+    settings = {"train__rule": GENERATED, "train__checkpoint_every": 1, "model__encoder": DROPOUT}
+    train(tmp_path / "straight", **settings)
+
+    def stop(event):
+        if event["event"] == "step" and event["step"] == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "broken", listeners=[stop], **settings)
+    train(tmp_path / "broken", resume=True, **settings)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    train(tmp_path / "plain", model__encoder=DROPOUT)
+    assert weights(tmp_path / "straight").keys() == weights(tmp_path / "plain").keys()
+    steps = events(tmp_path / "straight", "step")
+    assert all(step["losses"].keys() > {"topic.generated", "topic.spread"} for step in steps)
+    assert all(-np.log(6) - 1e-6 <= step["losses"]["topic.spread"] < 0 for step in steps)
+    assert steps[0]["weights"]["topic.spread"] == 0.2
+
+
+def test_generated_labels_move_with_the_primary_tasks(tmp_path):
+    """Another primary task gives the generator another gradient, and so from the second step on other labels."""
+    found = {}
+    for primary in ("topic", "price"):
+        train(tmp_path / primary, train__rule={**GENERATED, "primary": [primary]})
+        found[primary] = [step["losses"]["topic.spread"] for step in events(tmp_path / primary, "step")]
+    assert found["topic"][0] == found["price"][0]
+    assert found["topic"][1:] != found["price"][1:]
+
+
+def test_generated_labels_that_do_not_fit():
+    def of(**changes):
+        return {**GENERATED, "generated": {**GENERATED["generated"], **changes}}
+
+    for error, match, rule, more in [
+        (MissingInput, "rule 'maxl' trains a generator of labels and needs `rule: ", "maxl", {}),
+        (Inconsistent, "trained by rule 'maxl', not by 'equal'", {**of(), "kind": "equal", "virtual_step": None}, {}),
+        (UnknownName, "no task 'topik' .did you mean 'topic'", of(task="topik"), {}),
+        (BadValue, "kind of task 'price' is 'regression'", of(task="price"), {}),
+        (PolytaskError, "classes.* is 1", of(classes=1), {}),
+        (Inconsistent, "attachments do not go with", GENERATED, {"train__attachments": ["rotograd"]}),
+    ]:
+        given = {key: value for key, value in rule.items() if value is not None} if isinstance(rule, dict) else rule
+        with pytest.raises(error, match=match):
+            job(train__rule=given, **more)
+
+
+def test_generated_labels_in_a_comparison(tmp_path):
+    """Beside a rule without them, with single-task baselines and a report."""
+    study = recipe(train__epochs=1, tasks={"click": "binary", "topic": "multiclass"})
+    found = polytask.compare(
+        study,
+        out=tmp_path / "study",
+        data={"data": table()},
+        rules=["equal", GENERATED],
+        seeds=1,
+        learning_rate_multiples=[1.0],
+    )
+    assert len(found["rows"]) == 3
+    assert (tmp_path / "study" / "report.html").exists()

@@ -15,6 +15,7 @@ from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTas
 from polytask.sharing.spec import check_stems
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
+from polytask.training.generated import OneTask, WithGenerated, generated_names, groups_of, start_of_generator
 from polytask.training.spec import RunSpec, StageSpec
 
 
@@ -104,6 +105,18 @@ class Job:
             sources=self.sources,
         )
 
+    def with_generated(self, model: MultiTaskModel, stage: StageSpec) -> WithGenerated | None:
+        """The model beside what makes a stage's labels, a network of the model's own kind."""
+        if stage.rule.generated is None:
+            return None
+        task = stage.rule.generated.task
+        groups = groups_of(self.targets[task], stage.rule.generated.classes)
+        source = self.sources[task]
+        spec = ModelSpec(encoder=self.model.encoder, sharing={"kind": "hard"})
+        seed = start_of_generator(self.run.seed)
+        made = build_model(spec, self.schemas[source], {task: sum(groups)}, seed=seed, encoder=self.encoder)
+        return WithGenerated(model, OneTask(made, task), task, groups, seed)
+
     def config(self, model: MultiTaskModel) -> dict[str, Any]:
         """config.json: enough to build the model again; `encoder: null` says that it came from a Python factory."""
         targets = self.targets
@@ -125,6 +138,7 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
     target unless it names others."""
     priority = {task: target.task.priority for task, target in targets.items()}
     main = [task for task, target in targets.items() if target.task.role == "target"]
+    names = [*targets, *generated_names(stage, targets)]
     by_role = {
         name: main
         for name, about in find(stage.rule.kind).parameters.items()
@@ -132,7 +146,7 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
     }
     return balancer(
         stage.rule.kind,
-        tasks=list(targets),
+        tasks=names,
         engine=stage.rule.engine.options(),
         groups=stage.rule.groups,
         scale=stage.rule.scale,

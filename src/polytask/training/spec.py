@@ -69,6 +69,13 @@ def _clusters(value: Any) -> Any:
     return value
 
 
+class GeneratedSpec(Strict):
+    """Labels that a network of its own makes up, for rule `maxl`: each class of a task is divided into `classes`."""
+
+    task: str
+    classes: int = Field(default=5, ge=2)
+
+
 class RuleChoice(Strict):
     """A balancing rule and how it is applied; `parameters` are the rule's own (see `polytask rules NAME`)."""
 
@@ -77,6 +84,7 @@ class RuleChoice(Strict):
     groups: Literal["all", "layer", "tensor"] = "all"
     scale: Literal["published", "sum", "mean", "unit"] = "published"
     clusters: Annotated[ClusterChoice | dict[str, tuple[str, ...]] | None, BeforeValidator(_clusters)] = None
+    generated: GeneratedSpec | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     def clusters_of(self, index: Mapping[str, float | None]) -> dict[str, Any] | None:
@@ -90,7 +98,7 @@ class RuleChoice(Strict):
 
 
 def _rule(value: Any) -> Any:
-    """Keys beside engine, groups, scale and clusters are the rule's parameters: `{kind: dwa, temperature: 1}`."""
+    """Keys that RuleChoice has not are the rule's parameters: `{kind: dwa, temperature: 1}`."""
     value = _kind(value)
     if not isinstance(value, dict) or "parameters" in value:
         return value

@@ -13,6 +13,7 @@ from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
 from polytask.training.attached import Attached
 from polytask.training.devices import Devices
+from polytask.training.generated import GeneratedLabels, Spread, generated_names, groups_of, with_labels
 from polytask.training.job import Job, stage_balancer
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
 from polytask.training.steps import train_step
@@ -64,13 +65,25 @@ class Stage:
             where = f"stage {spec.name!r}, engine 'representation'"
             _require_one_representation(where, "engine 'exact'", model, list(used), list(self.targets))
         learnable = _trained_by_losses(model, learnable)
-        self.optimizer = build_optimizer(spec.optimizer, _chosen(model, learnable, spec.trainable, spec.name))
+        chosen = _chosen(model, learnable, spec.trainable, spec.name)
+        self._generated = job.with_generated(model, spec)
+        self._targets: dict[str, Any] = dict(self.targets)
+        if self._generated is not None and spec.rule.generated is not None:
+            if devices.world > 1:
+                raise Inconsistent(f"stage {spec.name!r}: generated labels are spread over a batch of one process only")
+            self._generated.generator.to(devices.device)
+            self._generated.auxiliary.to(devices.device)
+            groups = groups_of(self.targets[spec.rule.generated.task], spec.rule.generated.classes)
+            names = generated_names(spec, self.targets)
+            self._targets |= dict(zip(names, (GeneratedLabels(groups), Spread(groups)), strict=True))
+            chosen = [*chosen, *self._generated.own_parameters()]
+        self.optimizer = build_optimizer(spec.optimizer, chosen)
         self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
         for kind in self.attached.with_term:
             where = f"stage {spec.name!r}, attachment {kind!r}"
             _require_one_representation(where, "no such attachment", model, list(used), list(self.targets))
         self.attached.check(spec.name, devices, self.balancer)
-        self._parameters = dict(model.named_parameters())
+        self._parameters = dict((self._generated or model).named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
     def batches(self, step: int) -> Iterable[list[Batch]]:
@@ -93,10 +106,12 @@ class Stage:
 
     def train(self, pieces: list[Batch], step: int) -> BackwardReport | None:
         set_learning_rate(self.optimizer, self.learning_rate(step))
+        if self.spec.rule.generated is not None:
+            pieces = [with_labels(piece, self.spec.rule.generated.task) for piece in pieces]
         report = train_step(
-            self.model,
+            self._generated or self.model,
             pieces,
-            self.targets,
+            self._targets,
             self.balancer,
             self.attached,
             self.optimizer,
@@ -120,6 +135,7 @@ class Stage:
             "optimizer": self.optimizer.state_dict(),
             "balancer": self.balancer.state_dict(),
             "attached": self.attached.state_dict(),
+            "generated": {} if self._generated is None else self._generated.own_state(),
             "scaler": scaler,
         }
 
@@ -127,6 +143,8 @@ class Stage:
         self.optimizer.load_state_dict(values["optimizer"])
         self.balancer.load_state_dict(values["balancer"])
         self.attached.load_state_dict(values["attached"])
+        if self._generated is not None:
+            self._generated.load_own_state(values["generated"])
         if self.devices.scaler is not None and values["scaler"] is not None:
             self.devices.scaler.load_state_dict(values["scaler"])
 
