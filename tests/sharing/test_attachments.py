@@ -175,6 +175,17 @@ def reference(saliency: Tensor, temperature: float) -> Tensor:
     return torch.stack(terms).mean()
 
 
+@pytest.mark.parametrize("tasks, rows, width", [(1, 2, 3), (2, 5, 9), (3, 6, 2), (4, 3, 7)])
+def test_alignment_equals_the_maps_written_out_both_ways_round(tasks: int, rows: int, width: int) -> None:
+    """With few channels through the maps themselves, with many through inner products."""
+    saliency = double(tasks, rows, width, seed=3) * torch.logspace(-3, 3, rows).double()[:, None]
+    expected = reference(saliency, 0.3)
+    torch.testing.assert_close(cross_task_alignment(saliency, 0.3), expected, rtol=1e-11, atol=1e-12)
+    for scale in (1e-30, 1e25):  # whose squares single precision does not hold
+        found = cross_task_alignment((saliency * scale).float(), 0.3)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_rep_mtl_and_its_gradient_equal_the_maps_written_out() -> None:
     encoder = nn.Linear(3, 4).double()
     heads = [nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double() for _ in range(3)]

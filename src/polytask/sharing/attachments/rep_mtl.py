@@ -8,8 +8,8 @@ Departures  for vectors (no spatial axes). Equation 8 leaves open over what the 
             so the anchor is sum_t s_t s_t'. Equation 9 leaves its t open: here the mean over tasks and rows. A row that
             a task has no gradient for has no affinity map for it; a row without any is left out. The temperature is not
             stated in what we could read; both weights default to the 0.9 of its sensitivity study.
-Cost        one more pass through each present task's head, differentiated twice; (B T)^2 numbers and B^2 T^2 width
-            multiply-adds for equation 9.
+Cost        one more pass through each present task's head, differentiated twice, and one through the encoder; for
+            equation 9 the smaller of B width^2 and about (B T)^2 numbers.
 """
 
 from collections.abc import Mapping
@@ -63,25 +63,34 @@ def cross_task_alignment(saliency: Float[Tensor, "T B d"], temperature: float) -
     """Equation 9: the mean over tasks and rows of -log(exp(s_bt / tau) / sum_{k != b} exp(s_bk / tau)), with s_bt the
     cosine of row b's anchor and its affinity map for t, s_bk that of the anchors of rows b and k.
 
-    The cosines need no [d, d] map: <u u', v v'> = (u . v)^2. 0 where fewer than two rows have a gradient.
+    <u u', v v'> = (u . v)^2, so few cosines need a [d, d] map. 0 where fewer than two rows have a gradient.
     """
-    square = saliency.square().sum(2)
-    present: Bool[Tensor, "T B"] = square.detach() > 0
-    kept = present.any(0)
-    saliency, square, present = saliency[:, kept], square[:, kept], present[:, kept]
-    tasks, rows, _ = saliency.shape
+    largest = saliency.detach().abs().amax((0, 2))
+    kept = largest > 0
+    rows = int(kept.sum())
     if rows < 2:
         return saliency.new_zeros(())
-    # a factor common to a row's saliencies cancels in every cosine; one keeps fourth powers within range
-    saliency = saliency / square.detach().amax(0).sqrt()[:, None]
+    # a factor common to a row's saliencies cancels in every cosine; this one keeps fourth powers within range
+    saliency = saliency[:, kept] / largest[kept, None]
     square = saliency.square().sum(2)
-    flat = saliency.flatten(0, 1)
-    inner = (flat @ flat.mT).square().unflatten(0, (tasks, rows)).unflatten(2, (tasks, rows)).sum(2)  # [T, B, B]
-    of_anchors = inner.sum(0)
-    norms = of_anchors.diagonal().sqrt()
-    negatives = of_anchors / (norms[:, None] * norms) / temperature
+    present: Bool[Tensor, "T B"] = square.detach() > 0
+    within = torch.einsum("tbi,ubi->tub", saliency, saliency).square()  # <S_t S_t', S_u S_u'> of each row
+    norms = within.sum((0, 1)).sqrt()
+    negatives = _between_anchors(saliency) / (norms[:, None] * norms) / temperature
     itself = torch.eye(rows, dtype=torch.bool, device=saliency.device)
     against = negatives.masked_fill(itself, -torch.inf).logsumexp(1)
-    own = inner.diagonal(dim1=1, dim2=2)  # <S_t S_t', anchor> of each row
-    positives = own / (torch.where(present, square, 1.0) * norms) / temperature
+    positives = within.sum(1) / (torch.where(present, square, 1.0) * norms) / temperature
     return (against - positives)[present].mean()
+
+
+def _between_anchors(saliency: Float[Tensor, "T B d"]) -> Float[Tensor, "B B"]:
+    """Inner products of the rows' anchors sum_t s_t s_t', by whichever way takes fewer numbers."""
+    tasks, rows, width = saliency.shape
+    if width**2 < tasks**2 * rows:
+        anchors = torch.einsum("tbi,tbj->bij", saliency, saliency).flatten(1)
+        return anchors @ anchors.mT
+    half = saliency.new_zeros(rows, rows)  # each pair of tasks once
+    for t in range(tasks):
+        for u in range(t + 1):
+            half = half + (saliency[t] @ saliency[u].mT).square() * (0.5 if t == u else 1.0)
+    return half + half.mT
