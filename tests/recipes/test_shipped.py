@@ -43,7 +43,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "qm9", "texts"])
+    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "nyuv2", "qm9", "texts"])
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -112,6 +112,27 @@ def test_celeba_reads_the_layout_of_its_files(tmp_path: Path) -> None:
     assert len(attributes) == 40
     image = {"image_id": [str(tmp_path / "celeba/img_align_celeba" / name) for name in names[:3]]}
     assert_probabilities(model.predict(image), attributes, 3)
+
+
+def test_nyuv2_reads_the_layout_of_its_files(tmp_path: Path) -> None:
+    """Generated stand-ins: small rooms of noise, with pixels that have no label."""
+    draw = np.random.default_rng(0)
+    for split, rooms in (("train", 6), ("val", 3)):
+        for column, shape in (("image", (8, 12, 3)), ("label", (8, 12)), ("depth", (8, 12, 1)), ("normal", (8, 12, 3))):
+            (tmp_path / "nyuv2" / split / column).mkdir(parents=True)
+            for room in range(rooms):
+                values = draw.integers(-1, 13, shape) if column == "label" else draw.normal(size=shape)
+                values[0, :3] = -1 if column == "label" else 0
+                np.save(tmp_path / "nyuv2" / split / column / f"{room}.npy", values.astype(np.float32))
+    small = {"model.encoder": {"kind": "segnet", "channels": [4, 4], "convolutions": [2, 1]}}
+    results = polytask.train("nyuv2", out=tmp_path / "run", data_dir=tmp_path, settings={**TWO_STEPS, **small})
+    assert set(results["valid"]["normal"]) == {"mean_angle", "median_angle", "within_11_25", "within_22_5", "within_30"}
+    assert 0 <= results["valid"]["segmentation"]["mean_iou"] <= 1
+    assert results["valid"]["depth"]["mae"] > 0
+    images = draw.normal(size=(2, 8, 12, 3)).astype(np.float32)
+    predicted = polytask.load(tmp_path / "run").predict({"image": images})
+    assert predicted["segmentation"].to_numpy().shape == predicted["depth"].to_numpy().shape == (2, 8, 12)
+    np.testing.assert_allclose(np.linalg.norm(predicted["normal"].to_numpy(), axis=-1), 1, rtol=1e-5)
 
 
 def test_qm9_reads_the_layout_of_its_file(tmp_path: Path) -> None:

@@ -181,7 +181,10 @@ def test_inputs_that_do_not_fit_the_schema() -> None:
         ({"kind": "mlp", "hiden_sizes": [3]}, "model.encoder: no key 'hiden_sizes' (did you mean 'hidden_sizes'?)"),
         ({"kind": "tabular", "dropout": 1.0}, "model.encoder.dropout is 1.0; allowed: less than 1"),
         ({"kind": "tabular", "embedding": {"mst": 3}}, "model.encoder.embedding: no key 'mst' (did you mean 'most'?)"),
-        ({"sizes": [3]}, "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, tabular, transformer) or"),
+        (
+            {"sizes": [3]},
+            "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, segnet, tabular, transformer) or",
+        ),
         ({"kind": "transformer", "pretrained": "x", "trainable": "most"}, "model.encoder.trainable is 'most'; allowed"),
         (3, "model.encoder is 3; allowed: a kind"),
     ],
@@ -211,3 +214,26 @@ def test_zeros_have_the_schemas_shapes() -> None:
     inputs = zeros(InputSchema(shapes={"bits": (3,)}, cardinalities=(2, 2), text=True), rows=4)
     shapes = {key: list(tensor.shape) for key, tensor in inputs.items()}
     assert shapes == {"bits": [4, 3], "categorical": [4, 2], "input_ids": [4, 3], "attention_mask": [4, 3]}
+
+
+# ---- segnet
+
+
+def test_segnet_gives_a_feature_vector_a_pixel_and_unpools_to_where_the_maximum_was() -> None:
+    schema = InputSchema(shapes={"image": (1, 4, 4)})
+    segnet = encoder(schema, kind="segnet", channels=[1], convolutions=[1])
+    for block in (segnet.down[0], segnet.up[0]):  # convolutions that change nothing
+        nn.init.dirac_(block[0].weight)
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 1, 2] = 3.0
+    segnet.eval()
+    found = segnet({"image": image})
+    assert found.shape == (1, 4, 4, 1)
+    torch.testing.assert_close(found[0, :, :, 0], image[0, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_segnet_needs_sides_that_can_be_halved() -> None:
+    with pytest.raises(BadValue, match="both sides multiples of 4"):
+        encoder(InputSchema(shapes={"image": (3, 6, 8)}), kind="segnet", channels=[2, 2], convolutions=[1, 1])
+    with pytest.raises(BadValue, match="as many of each"):
+        encoder(InputSchema(shapes={"image": (3, 8, 8)}), kind="segnet", channels=[2], convolutions=[1, 1])

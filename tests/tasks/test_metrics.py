@@ -193,4 +193,7 @@ def test_only_errors_are_better_when_lower():
         "calibration_error",
         "rmse",
         "mae",
+        "relative_error",
+        "mean_angle",
+        "median_angle",
     ]

@@ -7,6 +7,7 @@ ENCODERS = Catalogue(
     {
         "mlp": "polytask.sharing.encoders.mlp:MLP",
         "conv": "polytask.sharing.encoders.conv:Conv",
+        "segnet": "polytask.sharing.encoders.segnet:SegNet",
         "tabular": "polytask.sharing.encoders.tabular:Tabular",
         "transformer": "polytask.sharing.encoders.transformer:Transformer",
     },

@@ -95,9 +95,10 @@ def _stream(value: Any) -> Any:
 class SourceSpec(_Strict):
     """One source of rows.
 
-    table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array. images: a table with
-    the paths of images in a column of kind image, relative to `root` (default: the table's folder). builtin: bundled
-    data. None of these: rows handed over from Python under the source's name.
+    table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array, or a folder
+    SPLIT/COLUMN/ROW.npy. images: a table with the paths of images in a column of kind image, relative to `root`
+    (default: the table's folder). builtin: bundled data. None of these: rows handed over from Python under the source's
+    name.
     join: more columns of a table's rows, {another table: the column that both have}.
     features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
     rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has

@@ -23,6 +23,9 @@ KINDS = Catalogue(
         "multiclass": "polytask.tasks.labels.multiclass:KIND",
         "multilabel": "polytask.tasks.labels.multilabel:KIND",
         "regression": "polytask.tasks.labels.regression:KIND",
+        "segmentation": "polytask.tasks.labels.segmentation:KIND",
+        "dense_regression": "polytask.tasks.labels.dense_regression:KIND",
+        "surface_normals": "polytask.tasks.labels.surface_normals:KIND",
     },
 )
 

@@ -24,10 +24,11 @@ def binary_cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Te
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-    """Sum of -log p(label), p = softmax(outputs); outputs [B, C], labels (class numbers) and present [B]. In nats."""
-    if outputs.ndim != 2 or labels.shape != outputs.shape[:1] or present.shape != labels.shape:
+    """Sum of -log p(label), p = softmax(outputs); outputs [B, C], labels (class numbers) and present [B], or the same
+    with pixels [B, H, W]. In nats."""
+    if outputs.ndim < 2 or labels.shape != outputs.shape[:-1] or present.shape != labels.shape:
         raise _wrong_shapes(outputs, labels, present, "[B, C], [B] and [B]")
-    outputs = _single_precision(outputs)
+    outputs, labels, present = _single_precision(outputs).flatten(0, -2), labels.flatten(), present.flatten()
     if _complete(present):
         return F.cross_entropy(outputs, labels, reduction="sum")
     outputs = torch.where(present[:, None], outputs, 0.0)
@@ -53,12 +54,20 @@ def huber(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     return F.huber_loss(outputs, labels, reduction="sum", delta=1.0)
 
 
+def cosine(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Sum of C (1 - cosine of output and label), each [.., C]: its mean over the C numbers is that over the vectors."""
+    outputs, labels = _filled(outputs, labels, present)
+    distances = outputs.shape[-1] * (1 - F.cosine_similarity(outputs, labels, dim=-1))
+    return torch.where(present.all(dim=-1), distances, 0.0).sum()
+
+
 LOSSES: dict[str, Loss] = {
     "binary_cross_entropy": binary_cross_entropy,
     "cross_entropy": cross_entropy,
     "mean_squared_error": mean_squared_error,
     "l1": l1,
     "huber": huber,
+    "cosine": cosine,
 }
 
 

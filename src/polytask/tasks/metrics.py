@@ -2,8 +2,8 @@
 
 Outputs are logits (binary, multiclass, multilabel) or values in the label's units (regression). The shapes tell which:
 outputs [B] and labels [B] are binary or regression; outputs [B, C] and labels [B] multiclass; both [B, L] multilabel,
-where the result is the mean over the columns for which the metric is defined. Whether a metric is defined depends on
-the labels alone, so one split always gives the same set of defined metrics.
+where the result is the mean over the columns for which the metric is defined. In maps every pixel counts as a row.
+Whether a metric is defined depends on the labels alone, so one split always gives the same set of defined metrics.
 """
 
 from collections.abc import Callable
@@ -218,6 +218,39 @@ def _mae(outputs: Tensor, labels: Tensor) -> float | None:
     return float(mean_absolute_error(outputs, labels.to(torch.float64)))
 
 
+def _mean_iou(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean over the classes that are a label or a prediction of intersection over union (Jaccard)."""
+    table = _confusion(outputs, labels)
+    union = table.sum(dim=0) + table.sum(dim=1) - table.diagonal()
+    return float((table.diagonal()[union > 0] / union[union > 0]).mean())
+
+
+def _relative_error(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean of |output - label| / |label| over the labels that are not 0; needs one."""
+    labels = labels.to(torch.float64)
+    usable = labels != 0
+    return float(((outputs - labels).abs() / labels.abs())[usable].mean()) if bool(usable.any()) else None
+
+
+def _angles(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Degrees between vectors of three numbers, given end to end."""
+    cosines = F.cosine_similarity(outputs.view(-1, 3), labels.view(-1, 3).to(torch.float64), dim=-1)
+    return torch.rad2deg(cosines.clamp(-1, 1).acos())
+
+
+def _mean_angle(outputs: Tensor, labels: Tensor) -> float | None:
+    return float(_angles(outputs, labels).mean())
+
+
+def _median_angle(outputs: Tensor, labels: Tensor) -> float | None:
+    return float(_angles(outputs, labels).median())
+
+
+def _within(degrees: float) -> Compute:
+    """The share of vectors that are less than so far off."""
+    return lambda outputs, labels: float((_angles(outputs, labels) < degrees).double().mean())
+
+
 def _centred(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Both less the labels' mean: torchmetrics subtracts squares, which cancel where values are large and close."""
     labels = labels.to(torch.float64)
@@ -242,4 +275,11 @@ METRICS: dict[str, Metric] = {
     "explained_variance": Metric(True, _explained_variance),
     "rmse": Metric(False, _rmse),
     "mae": Metric(False, _mae),
+    "mean_iou": Metric(True, _mean_iou, _mean_iou),
+    "relative_error": Metric(False, _relative_error),
+    "mean_angle": Metric(False, _mean_angle),
+    "median_angle": Metric(False, _median_angle),
+    "within_11_25": Metric(True, _within(11.25)),
+    "within_22_5": Metric(True, _within(22.5)),
+    "within_30": Metric(True, _within(30)),
 }

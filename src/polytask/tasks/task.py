@@ -43,8 +43,8 @@ class Task(BaseModel):
         label: the column with the labels; the name if not given.
         labels: the columns of a multilabel task, in the order of its outputs.
         positive: the value of a binary label that counts as 1; without it the label must be true/false or 0/1.
-        classes: the values of a multiclass label, in the order of its outputs; without it those of the training split,
-            sorted.
+        classes: the values of a multiclass or segmentation label, in the order of its outputs; without it those of the
+            training split, sorted.
         ignore: a label value that means that the label is absent (as a missing value does).
         where: a column: the label exists only where it is true or not zero.
         source: the name of the data source, where there are several.

@@ -21,9 +21,13 @@ from polytask.sharing.spec import EncoderOptions
 
 
 class Encoder(nn.Module):
-    """Inputs -> one feature vector a row; a person's own module need not be a subclass, only do the same."""
+    """Inputs -> one feature vector a row; a person's own module need not be a subclass, only do the same.
+
+    One that `gives_maps` has a feature vector for each pixel, [B, H, W, width]: heads work on the last axis.
+    """
 
     width: int
+    gives_maps: bool = False
 
 
 EncoderFactory = Callable[..., nn.Module]
@@ -99,9 +103,11 @@ def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Tensor:
         raise BadValue(f"{what}: inputs", shapes, f"what it can take (it raised {reason})") from error
     if not isinstance(features, Tensor):
         raise BadValue(f"{what}: output", type(features).__name__, "a tensor [rows, width]")
-    if features.dim() != 2 or features.shape[0] != 2 or not features.is_floating_point():
+    is_map = getattr(encoder, "gives_maps", False)
+    if features.dim() != (4 if is_map else 2) or features.shape[0] != 2 or not features.is_floating_point():
         found = f"{list(features.shape)} {features.dtype}"
-        raise BadValue(f"{what}: output for 2 rows", found, "[2, width] of floats, one feature vector a row")
+        allowed = "[2, height, width of the map, width]" if is_map else "[2, width] of floats, one feature vector a row"
+        raise BadValue(f"{what}: output for 2 rows", found, allowed)
     return features
 
 

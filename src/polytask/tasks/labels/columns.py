@@ -20,7 +20,7 @@ def read_labels(frame: Any, column: str, task: "Task", place: str | None) -> "pl
         check_comparable(series, "ignore", task.ignore, locate(task, column, place))
         series = series.set((series == task.ignore).fill_null(False), None)
     if task.where is not None:
-        series = series.set(~_read_mask(frame, task, place), None)
+        series = series.set(~read_mask(frame, task, place), None)
     return series
 
 
@@ -90,7 +90,7 @@ def _series_of(column: str, values: Any, where: str) -> "pl.Series":
         raise DataError(f"{where}: labels of several types ({error}); allowed: one type a column") from None
 
 
-def _read_mask(frame: Any, task: "Task", place: str | None) -> "pl.Series":
+def read_mask(frame: Any, task: "Task", place: str | None) -> "pl.Series":
     """Where `where` is true or not zero; a missing value is not true."""
     import polars as pl
 

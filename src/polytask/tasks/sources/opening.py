@@ -8,6 +8,7 @@ from polytask.tasks.data_spec import RowsSpec, SourceSpec, SplitSpec
 from polytask.tasks.names import SOURCES
 from polytask.tasks.origins import missing_file
 from polytask.tasks.sources.arrays import rows_from_npz, rows_from_python
+from polytask.tasks.sources.folders import rows_from_folder
 from polytask.tasks.sources.raw import FrameRows, RawRows
 from polytask.tasks.task import Task
 
@@ -46,7 +47,7 @@ def open_rows(
         )
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:
-        return rows_from_npz(path)
+        return rows_from_folder(path) if path.is_dir() else rows_from_npz(path)
     from polytask.tasks.sources.join import joined
     from polytask.tasks.sources.table import open_table
 
