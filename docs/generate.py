@@ -158,7 +158,7 @@ def _summary(spec: RuleSpec | MethodSpec | TransformSpec) -> str:
 
 
 def _needs(spec: RuleSpec) -> str:
-    state = "; has state" if spec.init else ""
+    state = "; remembers gradients" if spec.tracker else "; has state" if spec.init else ""
     form = "; a procedure" if spec.form == "procedure" else ""
     models = {"models": "; of models", "either": "; of deltas, or of models without a base"}.get(spec.of, "")
     number = f"; {spec.tasks} task{'s' if spec.tasks > 1 else ''}" if spec.tasks else ""

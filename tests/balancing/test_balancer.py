@@ -61,6 +61,21 @@ def given(model: nn.ModuleDict, step: int = 0, tasks: list[str] = TASKS) -> dict
     return {"forward": forward, "counts": dict.fromkeys(tasks, 9.0)}
 
 
+def backward(
+    balancer: Any,
+    losses: dict[str, Tensor],
+    model: nn.ModuleDict,
+    step: int = 0,
+    tasks: list[str] = TASKS,
+) -> Any:
+    """With all that some rules need; these losses are those of the last batch where a rule reads several."""
+    more = given(model, step, tasks)
+    if balancer.batches == 1:
+        return balancer.backward(losses, model, **more)
+    others = [losses_of(model, 100 + step, tasks), losses_of(model, 200 + step, tasks)]
+    return balancer.backward([*others, losses], model, **{**more, "counts": [more["counts"]] * 3})
+
+
 def grads(model: nn.Module) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
@@ -84,7 +99,7 @@ def test_a_resumed_balancer_takes_the_same_steps(name: str) -> None:
                 balancer = balancer_of(name, tasks=TASKS)
                 balancer.load_state_dict(saved)
             optimizer.zero_grad()
-            balancer.backward(losses_of(model, step, tasks), model, **given(model, step, tasks))
+            backward(balancer, losses_of(model, step, tasks), model, step, tasks)
             optimizer.step()
             balancer.after_step(losses_of(model, step, tasks) if balancer.looks_again else None)
             balancer.after_epoch()
@@ -219,11 +234,11 @@ def refused(error: type[Exception], match: str, model: nn.Module, call: Any) -> 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite(name: str, value: float) -> None:
     model, balancer = made(), balancer_of(name)
-    balancer.backward(losses_of(model), model, **given(model))
+    backward(balancer, losses_of(model), model)
     losses = losses_of(model)
     losses["b"] = losses["b"] * value
     match = "the loss of task 'b' is (nan|inf) at step 1"
-    refused(NotFinite, match, model, lambda: balancer.backward(losses, model, **given(model)))
+    refused(NotFinite, match, model, lambda: backward(balancer, losses, model))
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -237,7 +252,7 @@ def test_a_gradient_that_is_not_finite(name: str, where: str) -> None:
     spec = balancer_of(name).spec
     culprit = f"'{where}.weight'" if spec.weighs_losses else "task(s a, b, c| 'b')"
     match = f"the gradient of {culprit} is not finite at step 0"
-    refused(NotFinite, match, model, lambda: balancer_of(name).backward(losses, model, **given(model)))
+    refused(NotFinite, match, model, lambda: backward(balancer_of(name), losses, model))
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -247,7 +262,7 @@ def test_parameters_changed_between_forward_and_backward(name: str) -> None:
     with torch.no_grad():
         model["b"].weight.add_(1.0)
     match = "changed between the forward pass and backward"
-    refused(GraphError, match, model, lambda: balancer_of(name).backward(losses, model, **given(model)))
+    refused(GraphError, match, model, lambda: backward(balancer_of(name), losses, model))
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "dwa"])
@@ -275,7 +290,7 @@ def test_a_graph_that_is_used_up(name: str) -> None:
     for loss in losses.values():
         loss.backward(retain_graph=loss is not losses["c"])
     match = "at step 0: backward was already called"
-    refused(GraphError, match, model, lambda: balancer_of(name).backward(losses, model, **given(model)))
+    refused(GraphError, match, model, lambda: backward(balancer_of(name), losses, model))
 
 
 def test_inputs_that_do_not_fit() -> None:

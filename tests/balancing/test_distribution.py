@@ -15,7 +15,18 @@ import polytask
 from polytask.core.errors import NotFinite
 
 TASKS = ["a", "b", "c"]
-RULES = ["equal", "uncertainty", "pcgrad", "upgrad", "data_balanced", "convergence_balanced"]
+RULES = [
+    "equal",
+    "uncertainty",
+    "pcgrad",
+    "upgrad",
+    "data_balanced",
+    "convergence_balanced",
+    "moco",
+    "db_mtl",
+    "excess_mtl",
+]
+DOUBLE_SAMPLING = ["modo", "sdmgrad"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
 PROCEDURES = {
     "sharpness_aware": {"inner": "upgrad", "radius": 0.1},
@@ -99,11 +110,26 @@ def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in model.named_parameters()}
 
 
+def trained_by_batches(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Three steps of three independent batches each; in the second, task b has labels on the first process only."""
+    model = made()
+    balancer = polytask.balancer(name, tasks=TASKS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for steps in ((0, 0, 2), (1, 0, 1), (0, 3, 2)):
+        optimizer.zero_grad()
+        found = [task_losses(model, step, rank, world) for step in steps]
+        report = balancer.backward([each[0] for each in found], model, counts=[each[1] for each in found])
+        assert report.tasks == [task for task in TASKS if all(len(LABELS[step][task]) for step in steps)]
+        optimizer.step()
+    return {key: value.detach() for key, value in model.named_parameters()}
+
+
 def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     result: dict[str, object] = {name: trained(name, rank, 2) for name in NAMES}
+    result |= {name: trained_by_batches(name, rank, 2) for name in DOUBLE_SAMPLING}
     model = made()
     losses, counts, _ = task_losses(model, 0, rank, 2)
     if rank == 1:
@@ -124,9 +150,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + DOUBLE_SAMPLING)
 def test_two_processes_equal_one(results: list[dict], name: str) -> None:
-    alone = trained(name, 0, 1)
+    alone = trained_by_batches(name, 0, 1) if name in DOUBLE_SAMPLING else trained(name, 0, 1)
     for key, value in alone.items():
         assert torch.equal(results[0][name][key], results[1][name][key]), f"the replicas differ in {key}"
         torch.testing.assert_close(results[0][name][key], value, rtol=1e-9, atol=1e-12)

@@ -46,10 +46,14 @@ def test_each_group_has_a_rule_of_its_own(name: str, groups: str) -> None:
             rule = alone.setdefault(key, Rule(name, ["a", "b", "c"], seed=5))
             while rule.step < step:  # a group that was not there lets a step pass all the same
                 rule.advance()
-            inputs = {"losses": values, "gram": dense_gram(stacks)}
+            seen, tracker = stacks, find(name).tracker
+            if tracker is not None:
+                norms = dense_gram(stacks).diagonal().sqrt()
+                seen = {each: rule.tracked(present, each, x, losses=values, norms=norms) for each, x in stacks.items()}
+            inputs = {"losses": values, "gram": dense_gram(seen)}
             weights = rule(present, *(inputs[need] for need in find(name).needs))
             torch.testing.assert_close(report.weights_by_group[key], weights, rtol=1e-6, atol=1e-9)
-            for each, stack in stacks.items():
+            for each, stack in (stacks if tracker is not None and not tracker.replaces else seen).items():
                 expected = torch.einsum("t,t...->...", weights, stack)
                 torch.testing.assert_close(named[each].grad, expected, rtol=1e-6, atol=1e-9)
 

@@ -55,10 +55,24 @@ def test_and_mask_by_hand() -> None:
     assert combined("and_mask", *rows, threshold=0).tolist() == third.tolist()
 
 
-@pytest.mark.parametrize("name", ["graddrop", "trimmed_mean", "and_mask"])
+@pytest.mark.parametrize("name", ["graddrop", "trimmed_mean", "and_mask", "agr_sum", "agr_rand"])
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_scale_does_not_matter_in_single_precision(name: str, scale: float) -> None:
     stack = torch.from_numpy(Noise(0).normal(5 * 40).reshape(5, 40))
     wanted = Rule(name, TASKS)(TASKS, stack)
     found = Rule(name, TASKS)(TASKS, (stack * scale).float())
     torch.testing.assert_close(found.double() / scale, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_agr_sum_by_hand() -> None:
+    """Signs agree in the first element, and in the last, which is 0 for all."""
+    rows = [[1.0, 3.0, 0.0, 0.0], [2.0, 1.0, 4.0, 0.0], [3.0, -1.0, 2.0, 0.0]]
+    assert combined("agr_sum", *rows).tolist() == [6.0, 0.0, 0.0, 0.0]
+
+
+def test_agr_rand_by_hand() -> None:
+    """Signs agree on 3 and -5, whose mean magnitude is 4; the numbers have the sign of the first task that has one."""
+    drawn = Noise(2, "rule", "agr_rand", 0).normal(4)
+    found = combined("agr_rand", [1.0, -2.0, -3.0, 0.0], [2.0, -3.0, 1.0, 7.0], seed=2)
+    assert found.tolist() == [3.0, -5.0, -4 * drawn[2], 4 * drawn[3]]
+    assert combined("agr_rand", [1.0], [-1.0]).tolist() == [0.0]  # no magnitude to draw with

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,33 +10,21 @@ from torch import Tensor
 
 from polytask.balancing import distribution
 from polytask.balancing.accumulation import accumulate
+from polytask.balancing.batches import Batches, in_batches, independent, one_batch
 from polytask.balancing.clusters import Clusters, clusters_of
-from polytask.balancing.engine import Engine, Step
+from polytask.balancing.double_sampling import DoubleSamplingEngine
+from polytask.balancing.engine import Step
 from polytask.balancing.group_rules import GroupRules
+from polytask.balancing.options import check_engine, check_options, new_engine
 from polytask.balancing.procedure_rules import ProcedureRules, applied
 from polytask.balancing.report import BackwardReport
 from polytask.balancing.session import VALIDATION, Forward, Session
 from polytask.balancing.step_losses import Model, StepLosses, named_parameters, step_losses
 from polytask.balancing.weigh_losses import weigh_losses
-from polytask.core.catalogue import Catalogue
-from polytask.core.constraints import Choice, Interval, check_parameters, parameters_of
+from polytask.core.constraints import Interval, check_parameters
 from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
-
-ENGINES = Catalogue(
-    "engine",
-    {
-        "exact": "polytask.balancing.exact:ExactEngine",
-        "layerwise": "polytask.balancing.layerwise:LayerwiseEngine",
-        "auto": "polytask.balancing.layerwise:AutoEngine",
-        "representation": "polytask.balancing.representation:RepresentationEngine",
-        "subset": "polytask.balancing.subset:SubsetEngine",
-        "interval": "polytask.balancing.interval:IntervalEngine",
-    },
-)
-GROUPS = Choice("all", "layer", "tensor")
-SCALES = Choice("published", "sum", "mean", "unit")
 
 
 class Balancer:
@@ -81,7 +70,7 @@ class Balancer:
         self.parameters = check_parameters(self.spec.parameters, parameters, where)
         self.applied, inner = applied(self.spec, self.parameters)
         self._applied_parameters = check_parameters(self.applied.parameters, inner, f"rule {self.applied.name!r}")
-        _check_options(self.applied, groups, scale, f"rule {self.applied.name!r}")
+        check_options(self.applied, groups, scale, f"rule {self.applied.name!r}")
         for task, value in (priority or {}).items():
             if not Interval(0, open="left").allows(value):
                 raise BadValue(f"the priority of task {task!r}", value, "a number above 0", where)
@@ -90,10 +79,10 @@ class Balancer:
             tasks = list(self._clusters.members)
             priority = self._clusters.priority if priority else None
         self.tasks = list(tasks) if tasks is not None else None
-        self.engine_name, self.engine = _engine(engine, where)
-        if self.engine_name != "exact" and (self.spec.weighs_losses or self.spec.form == "procedure"):
-            why = "weighs losses, not gradients" if self.spec.weighs_losses else "is a procedure"
-            raise BadValue("engine", self.engine_name, f"exact: the rule {why}", where)
+        self.engine_name, self.engine = new_engine(engine, where)
+        check_engine(self.spec, self.engine_name, where)
+        if self.spec.double_sampling:
+            self.engine = DoubleSamplingEngine()
         self.engine.check(self.applied, groups, scale)
         self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
         self._new_rule: Callable[[list[str]], Rule] = lambda names: Rule(self.spec, names, seed=seed, **parameters)
@@ -105,20 +94,21 @@ class Balancer:
 
     def backward(
         self,
-        losses: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
         model: Model | None = None,
         *,
         representation: Tensor | Sequence[Tensor] | None = None,
         subset: Mapping[str, Tensor] | None = None,
         shared: Sequence[str] | None = None,
         forward: Forward | None = None,
-        counts: Mapping[str, float] | None = None,
+        counts: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> BackwardReport:
         """Adds the combined gradient to `.grad`, as `loss.backward()` does.
 
         Args:
-            losses: task -> 0-d loss; tasks may be absent, the rule then sees the others.
+            losses: task -> 0-d loss; tasks may be absent, the rule then sees the others. For a rule that needs
+                `cross_gram` two or three such mappings, of independent batches.
             model: a module, {name: parameter} or parameters; rules that weigh losses do not need it on one process.
             representation: for engine "representation": the tensor, or tensors, that all heads read; the losses must
                 have been computed from these very tensors.
@@ -127,22 +117,21 @@ class Balancer:
                 or more tasks).
             forward: the losses as a function, `forward(parameters=None, batch=0) -> losses`, for rules that need
                 `forward` or `validation`; see `Forward`.
-            counts: task -> number of labels behind its mean; used to average over processes.
+            counts: task -> number of labels behind its mean, used to average over processes and batches; one mapping
+                a batch.
             scaler: a GradScaler; gradients are left scaled, as scaler.step expects.
 
         Raises: NotFinite naming the task and step; MissingInput if nothing is shared or the rule needs what was not
                 given. Nothing is then written into `.grad`.
         """
         self._check_given(representation=representation, subset=subset)
-        if not isinstance(losses, Mapping):
-            raise BadValue("losses", type(losses).__name__, "a mapping {task: loss}", f"rule {self.spec.name!r}")
+        given = self._given(losses, counts)
         self._require(model, forward, counts, scaler)
         if self._clusters is not None:
-            forward = self._clusters.joining(forward, counts, self.step)
-            losses, counts = self._clusters.joined(losses, counts, self.step)
+            forward = self._clusters.joining(forward, given[-1][1], self.step)
+            given = [self._clusters.joined(*each, self.step) for each in given]
             subset = None if subset is None else self._clusters.joined(subset, None, self.step)[0]
-        self._learn_tasks(losses)
-        found = step_losses(losses, counts, self.tasks, named_parameters(model))
+        found, batches = self._losses(given, model)
         if not found.tasks:
             if distribution.active():  # no process has a label: the same for all of them
                 return BackwardReport([], found.values, {})
@@ -153,6 +142,7 @@ class Balancer:
             tasks=found.tasks,
             values=found.values,
             losses=_scaled(found.local, scaler),
+            batches=None if batches is None else replace(batches, losses=[_scaled(b, scaler) for b in batches.losses]),
             priority=self._priority(found.tasks),
             named=named_parameters(model),
             factor=None if scaler is None else float(scaler.get_scale()),
@@ -163,7 +153,7 @@ class Balancer:
         )
         states = self._rules.states()
         try:
-            report = self._report(step, forward, counts)
+            report = self._report(step, forward, given[-1][1])
         except BaseException:  # a step that did not happen leaves no trace in the rule
             self._rules.restore(states)
             raise
@@ -176,6 +166,11 @@ class Balancer:
     def needs_validation(self) -> bool:
         """Whether `forward` is asked for the losses of a validation batch."""
         return "validation" in (*self.spec.needs, *self.applied.needs)
+
+    @property
+    def batches(self) -> int:
+        """How many independent batches a step wants: as many mappings of losses."""
+        return 3 if self.spec.double_sampling else 1
 
     @property
     def looks_again(self) -> bool:
@@ -275,7 +270,6 @@ class Balancer:
         """The counts and validation losses of the present tasks, where the rule needs them."""
         more: dict[str, Tensor] = {}
         if "counts" in self.applied.needs:
-            assert found.counts is not None  # they were required
             more["counts"] = found.counts
         if "validation" in self.applied.needs and self.applied.form == "combine":
             assert forward is not None
@@ -298,6 +292,19 @@ class Balancer:
     @property
     def _members(self) -> dict[str, list[str]] | None:
         return None if self._clusters is None else self._clusters.members
+
+    def _given(self, losses: Any, counts: Any) -> list[tuple[Mapping[str, Tensor], Mapping[str, float] | None]]:
+        """Losses and counts of each batch; an error where there are not as many as the rule reads."""
+        where = f"rule {self.spec.name!r}"
+        return in_batches(losses, counts, where) if self.spec.double_sampling else [(one_batch(losses, where), counts)]
+
+    def _losses(self, given: Sequence[tuple[Any, Any]], model: Model | None) -> tuple[StepLosses, Batches | None]:
+        """(the step's losses, its independent batches where the rule reads some)."""
+        found = []
+        for losses, counts in given:
+            self._learn_tasks(losses)
+            found.append(step_losses(losses, counts, self.tasks, named_parameters(model)))
+        return independent(found) if self.spec.double_sampling else (found[0], None)
 
     def _require(self, model: Model | None, forward: Any, counts: Any, scaler: Any) -> None:
         """MissingInput for what the rule needs and was not given."""
@@ -340,24 +347,6 @@ class Balancer:
         return torch.tensor([self.priority.get(task, 1.0) / mean for task in tasks], dtype=torch.float64)
 
 
-def _check_options(spec: RuleSpec, groups: str, scale: str, where: str) -> None:
-    """BadValue for what the rule that is applied cannot serve."""
-    for name, choice, value in (("groups", GROUPS, groups), ("scale", SCALES, scale)):
-        if not choice.allows(value):
-            raise BadValue(name, value, str(choice), where)
-    if spec.form == "procedure":
-        if groups != "all" or scale != "published":
-            name, value, allowed = ("groups", groups, "all") if groups != "all" else ("scale", scale, "published")
-            raise BadValue(name, value, f"{allowed}: the rule is a procedure with a result of its own", where)
-    elif spec.weighs_losses:
-        if groups != "all":
-            raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
-        if scale == "unit":
-            raise BadValue(
-                "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
-            )
-
-
 def balancer(rule: str | RuleSpec, **options: Any) -> Balancer:
     """A balancer by the rule's name; see `Balancer` for the options."""
     return Balancer(rule, **options)
@@ -367,13 +356,5 @@ def _is_given(value: Any) -> bool:
     return isinstance(value, Tensor) or bool(value)
 
 
-def _engine(given: str | Mapping[str, Any], where: str) -> tuple[str, Engine]:
-    """(kind, engine) from a name or {"kind": name, **options}."""
-    options = {"kind": given} if isinstance(given, str) else dict(given)
-    kind = options.pop("kind", None)
-    found = ENGINES.find(kind)
-    return str(kind), found(**check_parameters(parameters_of(found.__init__), options, f"{where}, engine {kind!r}"))
-
-
-def _scaled(losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None) -> Mapping[str, Tensor]:
-    return losses if scaler is None else {task: scaler.scale(loss) for task, loss in losses.items()}
+def _scaled(losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:
+    return dict(losses) if scaler is None else {task: scaler.scale(loss) for task, loss in losses.items()}

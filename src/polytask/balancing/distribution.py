@@ -26,7 +26,7 @@ class GlobalLosses:
     tasks: list[str]
     values: Tensor  # float64 [T]
     local: dict[str, Tensor]  # task -> this process's loss scaled by its share, for backward
-    counts: Tensor  # float64 [T]
+    counts: Tensor  # labels behind each, float64 [T]
 
 
 def reduced_losses(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.balancing.accumulation import infinite
+from polytask.balancing.batches import Batches
 from polytask.balancing.group_rules import GroupRules
 from polytask.core.errors import BadValue, NotFinite
 from polytask.core.rules import RuleSpec
@@ -28,6 +29,7 @@ class Step:
         shared, representation: as the caller of `backward` gave them.
         subset: task -> its loss on a part of the rows, scaled likewise, for engine "subset".
         more: counts and validation losses, float64 [T], where the rule needs them.
+        batches: the independent batches that `losses` are the means of, for a rule that needs some.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Step:
     representation: Sequence[Tensor] | None = None
     subset: Mapping[str, Tensor] | None = None
     more: Mapping[str, Tensor] = field(default_factory=dict)
+    batches: Batches | None = None
 
     @property
     def trainable(self) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """The exact engine: one backward pass a task, its gradients written side by side into one stack a parameter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,28 +8,14 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from polytask.balancing import distribution
-from polytask.balancing.accumulation import as_sparse, infinite, own, own_gradients, usable_graph
-from polytask.balancing.engine import Combined, Engine, Step, summed_gram
+from polytask.balancing.accumulation import own, own_gradients, usable_graph
+from polytask.balancing.combining import TaskGradients, combined_gradients
+from polytask.balancing.engine import Combined, Engine, Step
 from polytask.balancing.graph import reached
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.layer_gradients import LayerGradients
 from polytask.balancing.partition import Partition, partition, refuse_outside
 from polytask.core.task_vectors import TaskVectors
-
-
-@dataclass(frozen=True)
-class TaskGradients:
-    """What one backward pass a task gives.
-
-    Attributes:
-        shared: the tasks' gradients of the shared parameters; its stacks are overwritten by the next step.
-        private: name -> the gradient of a parameter that one task reaches, owned by the caller.
-        rows: name -> the rows that any task touched, for shared parameters whose gradients are all sparse.
-    """
-
-    shared: TaskVectors
-    private: dict[str, Tensor]
-    rows: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ExactEngine(Engine):
@@ -41,24 +26,16 @@ class ExactEngine(Engine):
 
     def combine(self, step: Step, rules: GroupRules) -> Combined:
         part = partition(step.losses, step.tasks, step.named, step.shared)
-        found = self.gradients(step.losses, step.tasks, part, step=step.number)
+        return combined_gradients(step, rules, part, self.over_processes(step.losses, step.tasks, part, step.number))
+
+    def over_processes(
+        self, losses: Mapping[str, Tensor], tasks: Sequence[str], part: Partition, step: int
+    ) -> TaskGradients:
+        """As `gradients`, summed over processes."""
+        found = self.gradients(losses, tasks, part, step=step)
         if distribution.active():
             _sum_over_processes(found.shared, found.private, part)
-        groups = rules.grouped(part.shared)
-        grams = {group: found.shared.gram(names) / (step.factor or 1.0) ** 2 for group, names in groups.items()}
-        total = summed_gram(grams)
-        bad = step.infinite_tasks(total) + [
-            f"task {part.owner(name, step.tasks)!r}" for name in infinite(found.private)
-        ]
-        overflow = step.overflows(bad)
-        if overflow:  # leave the infinities where the scaler looks for them: it will skip the step
-            combined, weights = found.shared.combined(torch.ones(len(step.tasks))), {}
-        else:
-            combined, weights = rules.combined(groups, grams, found.shared, step.values, step.priority)
-        for name, rows in found.rows.items():
-            combined[name] = as_sparse(combined[name], rows)
-        grads = [(part.parameters[name], grad) for name, grad in [*combined.items(), *found.private.items()]]
-        return Combined(grads, weights, dict.fromkeys(groups, "exact"), part.shared, total, overflow)
+        return found
 
     def gradients(
         self,

@@ -10,6 +10,7 @@ from polytask.balancing.scale import rescaled
 from polytask.core.rules import RuleSpec
 from polytask.core.state import Rule
 from polytask.core.task_vectors import TaskVectors
+from polytask.core.tracking import times
 
 
 class GroupRules:
@@ -53,11 +54,23 @@ class GroupRules:
         seen = {**inputs, "losses": inputs["losses"] * multiplied}
         if "validation" in inputs:
             seen["validation"] = inputs["validation"] * multiplied
-        if "gram" in inputs:
-            seen["gram"] = inputs["gram"] * multiplied[:, None] * multiplied
+        for product in ("gram", "cross_gram"):
+            if product in inputs:
+                seen[product] = inputs[product] * multiplied[:, None] * multiplied
         weights = self.rule(group)(tasks, *(seen[need] for need in self.spec.needs), priority=priority) * multiplied
         square = float(weights @ inputs["gram"] @ weights) if "gram" in inputs else 0.0
         return weights * rescaled(self.spec.scale, self.scale, len(tasks), square)
+
+    def tracked(self, groups: Mapping[str, Sequence[str]], vectors: TaskVectors, values: Tensor) -> TaskVectors:
+        """What the rules see in place of the vectors; their trackers remember the vectors."""
+        assert self.spec.tracker is not None
+        seen = {}
+        for group, names in groups.items():
+            rule = self.rule(group)
+            norms = vectors.norms(names) if "norms" in self.spec.tracker.keywords else None
+            for name in names:
+                seen[name] = rule.tracked(vectors.tasks, name, vectors.stacks[name], losses=values, norms=norms)
+        return TaskVectors(vectors.tasks, seen)
 
     def combined(
         self,
@@ -84,22 +97,21 @@ class GroupRules:
     ) -> dict[str, Tensor]:
         rule, combined = self.rule(group), {}
         for name in names:
-            stack = vectors.stacks[name]
-            factors = priority.to(stack).view(-1, *[1] * (stack.dim() - 1))
-            combined[name] = rule(vectors.tasks, stack * factors if self.prioritised else stack, keys=(name,))
+            stack = times(priority, vectors.stacks[name]) if self.prioritised else vectors.stacks[name]
+            combined[name] = rule(vectors.tasks, stack, keys=(name,))
         squared_norm = sum(combined[name].double().square().sum().item() for name in names)
         scale = rescaled(self.spec.scale, self.scale, len(vectors), squared_norm)
         return {name: grad * scale for name, grad in combined.items()} if scale != 1.0 else combined
 
     def states(self) -> dict[str, Any]:
         """What `restore` takes."""
-        return {group: rule.state for group, rule in self._rules.items()}
+        return {group: rule.moment for group, rule in self._rules.items()}
 
     def restore(self, states: Mapping[str, Any]) -> None:
         """As the rules were when `states` gave these."""
         self._rules = {group: rule for group, rule in self._rules.items() if group in states}
         for group, state in states.items():
-            self._rules[group].state = state
+            self._rules[group].restore(state)
 
     def state_dict(self) -> dict[str, Any]:
         return {group: rule.state_dict() for group, rule in self._rules.items()}

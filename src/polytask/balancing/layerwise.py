@@ -69,8 +69,9 @@ def combined_by_layer(
     step: Step, rules: GroupRules, exact: ExactEngine, pays: Callable[[Layer, int], bool]
 ) -> Combined:
     """What the exact engine gives; the layers for which it `pays` by inner products."""
-    if rules.spec.returns != "weights" or distribution.active():
-        why = "processes hold different rows" if distribution.active() else "the rule reads the gradients themselves"
+    reads = rules.spec.returns != "weights" or rules.spec.tracker is not None
+    if reads or distribution.active():
+        why = "the rule reads the gradients themselves" if reads else "processes hold different rows"
         result = exact.combine(step, rules)
         return replace(result, route=dict.fromkeys(result.route, f"exact: {why}"))
     seen = measured(step, rules, exact, pays)

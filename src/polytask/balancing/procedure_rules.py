@@ -68,7 +68,7 @@ class ProcedureRules:
 def applied(spec: RuleSpec, parameters: Mapping[str, Any]) -> tuple[RuleSpec, dict[str, Any]]:
     """The rule that is applied to the losses or gradients, and its parameters: the one inside a procedure around one.
 
-    Raises: UnknownName, or BadValue where that is a procedure itself.
+    Raises: UnknownName, or BadValue where that is a procedure itself or wants more than one batch's gradients.
     """
     for name, about in spec.parameters.items():
         if isinstance(about.constraint, RuleChoice):
@@ -77,5 +77,8 @@ def applied(spec: RuleSpec, parameters: Mapping[str, Any]) -> tuple[RuleSpec, di
             inner = find(options.pop("kind"))
             if inner.form == "procedure":
                 raise BadValue(name, inner.name, "a rule that is not a procedure itself", f"rule {spec.name!r}")
+            if inner.double_sampling or inner.tracker:
+                allowed = "a rule that reads one batch and remembers no gradients"
+                raise BadValue(name, inner.name, allowed, f"rule {spec.name!r}")
             return inner, options
     return spec, dict(parameters)

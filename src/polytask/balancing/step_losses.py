@@ -21,13 +21,13 @@ class StepLosses:
         tasks: in the balancer's order.
         values: over all processes, float64 [T].
         local: task -> this process's part of its loss, with its graph.
-        counts: the labels behind each, over all processes, float64 [T]; None where nobody counted.
+        counts: labels behind each, over all processes, float64 [T]; 1 for each process where nobody counted.
     """
 
     tasks: list[str]
     values: Float[Tensor, "T"]
     local: Mapping[str, Tensor]
-    counts: Float[Tensor, "T"] | None = None
+    counts: Float[Tensor, "T"]
 
     def refuse_infinite(self, step: int) -> None:
         finite = self.values.isfinite()
@@ -48,13 +48,13 @@ def step_losses(
         tensors = [*losses.values(), *named.values()]
         device = tensors[0].device if tensors else torch.device("cpu")
         reduced = distribution.reduced_losses(losses, counts, tasks, device)
-        return StepLosses(reduced.tasks, reduced.values, reduced.local, None if counts is None else reduced.counts)
+        return StepLosses(reduced.tasks, reduced.values, reduced.local, reduced.counts)
     present = [task for task in tasks or [] if task in losses and (counts is None or counts[task] > 0)]
+    number = torch.tensor([1.0 if counts is None else float(counts[task]) for task in present], dtype=torch.float64)
     if not present:
-        return StepLosses([], torch.zeros(0, dtype=torch.float64), {})
+        return StepLosses([], torch.zeros(0, dtype=torch.float64), {}, number)
     values = torch.stack([losses[task].detach() for task in present]).double().cpu()
-    labels = None if counts is None else torch.tensor([float(counts[task]) for task in present], dtype=torch.float64)
-    return StepLosses(present, values, {task: losses[task] for task in present}, labels)
+    return StepLosses(present, values, {task: losses[task] for task in present}, number)
 
 
 def check_losses(losses: Mapping[str, Tensor], counts: Mapping[str, float] | None) -> None:

@@ -51,6 +51,7 @@ def _described(spec: Any) -> dict[str, Any]:
             for parameter, about in spec.parameters.items()
         },
         "random": spec.random,
+        "remembers_gradients": spec.tracker is not None,
         "calls": _calls(spec),
     }
 
@@ -58,7 +59,8 @@ def _described(spec: Any) -> dict[str, Any]:
 def _calls(spec: Any) -> list[str]:
     """What a training loop calls, in order."""
     more = [name for name, needs in _ARGUMENTS.items() if needs & {*spec.needs}]
-    arguments = ", ".join(["losses", "model", *(f"{name}={name}" for name in more)])
+    losses = "[losses_a, losses_b, losses_c]" if spec.double_sampling else "losses"
+    arguments = ", ".join([losses, "model", *(f"{name}={name}" for name in more)])
     calls = [f"balancer.backward({arguments})", "optimizer.step()"]
     if spec.after_step is not None:
         calls.append("balancer.after_step(losses)")

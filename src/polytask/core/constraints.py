@@ -138,7 +138,28 @@ class Beginning:
         return ["", 3]
 
 
-Constraint = Interval | Choice | PerTask | TaskNames | RuleChoice | Beginning
+@dataclass(frozen=True)
+class TaskName:
+    """The name of a task; none is the first. The function sees float64 [T], 1 for that task, if it is present."""
+
+    def allows(self, value: object) -> bool:
+        return value is None or (isinstance(value, str) and value != "")
+
+    def __str__(self) -> str:
+        return "a task's name"
+
+    def bad_values(self) -> list[object]:
+        return [3, "", "no such task"]
+
+    def numbers(self, name: str, value: Any, default: Any, tasks: Sequence[str], where: str) -> Tensor:
+        """1 for the named task, 0 for the others; UnknownName if there is no such task."""
+        chosen = tasks[0] if value is None and tasks else value
+        if value is not None and value not in tasks:
+            raise UnknownName("task", value, tasks, f"{where}, {name}")
+        return torch.tensor([float(task == chosen) for task in tasks], dtype=torch.float64)
+
+
+Constraint = Interval | Choice | PerTask | TaskName | TaskNames | RuleChoice | Beginning
 
 
 @dataclass(frozen=True)
@@ -154,7 +175,7 @@ class Parameter:
         """The value as this parameter's type; BadValue if it is not allowed."""
         if self.constraint is not None and not self.constraint.allows(value):
             raise BadValue(self.name, value, str(self.constraint), where)
-        if isinstance(self.constraint, PerTask | TaskNames | RuleChoice):
+        if isinstance(self.constraint, PerTask | TaskName | TaskNames | RuleChoice):
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -37,16 +37,37 @@ def gram(stack: Float[Tensor, "T ..."], *, double: bool = False) -> Float[Tensor
     return result * factor[:, None] * factor
 
 
+def cross_gram(stack: Float[Tensor, "T ..."], other: Float[Tensor, "T ..."]) -> Float[Tensor, "T T"]:
+    """Inner products of the rows with those of another stack, float64 on the CPU, formed as `gram` forms them."""
+    (rows, left), (others, right) = _in_range(stack), _in_range(other)
+    return _blockwise(rows, others) * left[:, None] * right
+
+
+def _in_range(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, factors): rows times their factors, powers of two, are the stack's; products of rows fit their type."""
+    rows = as_rows(stack.detach())
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    ones = torch.ones(len(rows), dtype=torch.float64)
+    if rows.dtype == torch.float64 or rows.shape[1] == 0:
+        return rows, ones
+    largest = rows.abs().amax(1)
+    if bool(((largest == 0) | ((largest > 1e-10) & (largest < 1e12))).all()):
+        return rows, ones
+    exponent = torch.where((largest > 0) & largest.isfinite(), largest, 1.0).log2().floor()
+    return torch.ldexp(rows, -exponent[:, None]), torch.ldexp(ones, exponent.double().cpu())
+
+
 def as_rows(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T P"]:
     """One row a task, for parameters of any shape."""
     return stack.flatten(1) if stack.dim() > 1 else stack[:, None]
 
 
-def _blockwise(rows: Tensor) -> Tensor:
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+def _blockwise(rows: Tensor, others: Tensor | None = None) -> Tensor:
+    """Inner products of the rows with the others, or with one another."""
+    others = rows if others is None else others
+    total = torch.zeros(len(rows), len(others), dtype=torch.float64, device=rows.device)
     for start in range(0, rows.shape[1], _BLOCK):
-        block = rows[:, start : start + _BLOCK]
-        total += block @ block.T
+        total += rows[:, start : start + _BLOCK] @ others[:, start : start + _BLOCK].T
     return total.cpu()
 
 
@@ -69,6 +90,18 @@ def sign_agreement(stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T T"]:
     product = signs @ signs.T  # agreements minus disagreements
     both = signs.abs() @ signs.abs().T
     return ((product + both) / (2 * both)).cpu()
+
+
+def nearest_in_simplex(point: np.ndarray) -> np.ndarray:
+    """The convex weights nearest to a point [T]: what is above a threshold, shifted so that it sums to 1.
+
+    Source: Held, Wolfe and Crowder 1974, "Validation of subgradient optimization".
+    """
+    values = point - point.max()  # a shift changes nothing, and large numbers would swallow the 1
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - 1) / np.arange(1, len(falling) + 1)
+    weights = np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0)
+    return weights / weights.sum()
 
 
 def min_norm_point(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T"]:

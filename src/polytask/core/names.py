@@ -66,6 +66,14 @@ RULES: dict[str, str] = {
     "iso_cts": "polytask.merging.rules.iso_cts:iso_cts",
     "knots": "polytask.merging.rules.knots:knots",
     "wudi": "polytask.merging.rules.wudi:wudi",
+    "modo": "polytask.balancing.modo:modo",
+    "sdmgrad": "polytask.balancing.sdmgrad:sdmgrad",
+    "moco": "polytask.balancing.moco:moco",
+    "db_mtl": "polytask.balancing.db_mtl:db_mtl",
+    "excess_mtl": "polytask.balancing.excess_mtl:excess_mtl",
+    "metabalance": "polytask.balancing.metabalance:metabalance",
+    "agr_sum": "polytask.balancing.agr_sum:agr_sum",
+    "agr_rand": "polytask.balancing.agr_rand:agr_rand",
 }
 
 TRANSFORMS: dict[str, str] = {

@@ -34,10 +34,12 @@ from polytask.core.constraints import Parameter, parameters_of
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.names import RULES
 from polytask.core.statistics import Statistic
+from polytask.core.tracking import Tracker
 
 NEEDS = {
     "losses": "the tasks' losses, float64 [T]",
     "gram": "inner products of the task vectors, float64 [T, T]",
+    "cross_gram": "inner products of the task vectors of one batch (rows) with those of another, float64 [T, T]",
     "stack": "the task vectors of one parameter, [T, *shape]",
     "matrix": "the task vectors of one matrix, [T, m, n]",
     "base": "the base model's values of the same elements, [*shape]; beside stack or matrix, in a merge only",
@@ -45,7 +47,7 @@ NEEDS = {
     "validation": "the losses on a validation batch, float64 [T], NaN where it has no label; of a procedure its rows",
     "forward": "a session, which computes the losses with other parameters or on another batch: a procedure",
 }
-GRADIENTS = ("gram", "stack", "matrix")
+GRADIENTS = ("gram", "cross_gram", "stack", "matrix")
 
 CLAIMS = {
     "permutation": "the order of the tasks does not matter",
@@ -58,7 +60,12 @@ CLAIMS = {
     "linear_under_scaling": "a sum over tasks, each term of which grows with the scale of that task's loss and vector",
 }
 
-_TOGETHER = (("losses", "gram"), ("losses", "counts", "validation"), ("forward", "validation"))
+_TOGETHER = (
+    ("losses", "gram"),
+    ("losses", "cross_gram"),
+    ("losses", "counts", "validation"),
+    ("forward", "validation"),
+)
 
 Scale = Literal["sum", "mean", "unit", "own", "part"]
 Of = Literal["deltas", "models", "base and models", "either"]
@@ -83,6 +90,7 @@ class RuleSpec:
         after_epoch: (state, *, parameters) -> state, called by the loop when an epoch ends.
         after_step: (state, losses, *, parameters) -> state, called after the optimiser's step with the same batch's new
             losses. All three take those of the rule's parameters that they name.
+        tracker: what it remembers of each parameter, if anything.
         parameters: its keyword-only parameters.
         random: True if it takes `noise`.
         prefers: True if it takes `priority`, a published preference vector (float64 [T], mean 1 over all tasks).
@@ -105,6 +113,7 @@ class RuleSpec:
     init: Callable[..., Any] | None = None
     after_epoch: Callable[..., Any] | None = None
     after_step: Callable[..., Any] | None = None
+    tracker: Tracker | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
     random: bool = False
     prefers: bool = False
@@ -138,6 +147,11 @@ class RuleSpec:
             raise BadValue("the number of tasks", tasks, allowed, f"rule {self.name!r}")
 
     @property
+    def double_sampling(self) -> bool:
+        """Whether it reads several independent batches a step."""
+        return "cross_gram" in self.needs
+
+    @property
     def summary(self) -> str:
         """The first line of the docstring of the rule's file."""
         text = inspect.getdoc(inspect.getmodule(self.function)) or inspect.getdoc(self.function) or ""
@@ -158,6 +172,7 @@ def rule(
     init: Callable[..., Any] | None = None,
     after_epoch: Callable[..., Any] | None = None,
     after_step: Callable[..., Any] | None = None,
+    tracker: Tracker | None = None,
     trials: Iterable[dict[str, Any]] = (),
     statistic: Callable[..., Statistic | None] | None = None,
     of: Of = "deltas",
@@ -201,6 +216,7 @@ def rule(
             init=init,
             after_epoch=after_epoch,
             after_step=after_step,
+            tracker=tracker,
             parameters=parameters_of(function, skip=("noise", "priority")),
             random="noise" in arguments,
             prefers="priority" in arguments,
@@ -249,6 +265,10 @@ def rule_names() -> list[str]:
 def _check_signature(spec: RuleSpec, arguments: list[str]) -> None:
     inputs = ["session"] if spec.form == "procedure" else [*spec.needs]
     positional = [*inputs, *(["state"] if spec.init else []), *(["measured"] if spec.statistic else [])]
+    for name in spec.tracker.keywords if spec.tracker else ():
+        if name not in Tracker.GIVEN and name not in spec.parameters:
+            allowed = [*Tracker.GIVEN, *spec.parameters]
+            raise UnknownName("argument of its tracker", name, allowed, f"rule {spec.name!r}")
     extra = [*spec.parameters, *(["noise"] if spec.random else []), *(["priority"] if spec.prefers else [])]
     if sorted(arguments) != sorted([*positional, *extra]) or arguments[: len(positional)] != positional:
         raise BadValue(

@@ -8,20 +8,12 @@ import torch
 from torch import Tensor
 
 from polytask.core.blockwise import in_blocks
-from polytask.core.constraints import PerTask, TaskNames, check_parameters, named_by
+from polytask.core.constraints import PerTask, TaskName, TaskNames, check_parameters, named_by
 from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
 from polytask.core.noise import Noise
 from polytask.core.rules import BadRow, RuleSpec, find
 
-_SEEN = {
-    "losses": "loss",
-    "gram": "vector",
-    "stack": "vector",
-    "matrix": "vector",
-    "base": "base",
-    "counts": "number of labels",
-    "validation": "validation loss",
-}
+_SEEN = {"losses": "loss", "base": "base", "counts": "number of labels", "validation": "validation loss"}
 
 
 class Rule:
@@ -37,12 +29,12 @@ class Rule:
     def __init__(self, name: str | RuleSpec, tasks: Sequence[str], *, seed: int = 0, **parameters: Any) -> None:
         self.spec = find(name) if isinstance(name, str) else name
         self.tasks = list(tasks)
-        where = f"rule {self.spec.name!r}"
+        where = self._where
         self.parameters = check_parameters(self.spec.parameters, parameters, where)
         self._per_task = {
             name: about.constraint.numbers(name, self.parameters[name], about.default, self.tasks, where)
             for name, about in self.spec.parameters.items()
-            if isinstance(about.constraint, PerTask)
+            if isinstance(about.constraint, PerTask | TaskName)
         }
         for name, about in self.spec.parameters.items():
             for task in (self.parameters[name] or ()) if isinstance(about.constraint, TaskNames) else ():
@@ -53,6 +45,7 @@ class Rule:
         init = self.spec.init
         every = self._parameters(torch.arange(len(self.tasks)))
         self.state = init(len(self.tasks), **named_by(init, every)) if init else None
+        self._memory: dict[str, Tensor] = {}  # parameter -> what the tracker remembers of it
 
     def __call__(
         self, present: Sequence[str], *inputs: Any, priority: Tensor | None = None, keys: Sequence[str] = ()
@@ -81,6 +74,46 @@ class Rule:
         self._keep(present, index, state)
         return output
 
+    def tracked(
+        self, present: Sequence[str], name: str, stack: Tensor, *, losses: Tensor, norms: Tensor | None = None
+    ) -> Tensor:
+        """What the rule sees in place of the stack of parameter `name`; its tracker remembers the stack.
+
+        Args:
+            losses: of the present tasks, float64 [T].
+            norms: lengths of the whole task vectors, float64 [T]; only if the tracker asks for them.
+        """
+        assert self.spec.tracker is not None
+        index = self._index(present)
+        known = {**self._parameters(index), "losses": losses, "norms": norms, "state": self._part(present, index)}
+        chosen = {keyword: known[keyword] for keyword in self.spec.tracker.keywords}
+        memory = self._memory_of(name, stack)
+        everyone = list(present) == self.tasks
+        where = index.to(stack.device)
+        part = memory if everyone else memory.index_select(0, where)
+        seen, part = self._called(present, self.spec.tracker.function, stack, part, **chosen)
+        self._memory[name] = part if everyone else memory.index_copy(0, where, part)
+        return seen.to(stack.dtype)
+
+    def _memory_of(self, name: str, stack: Tensor) -> Tensor:
+        """At least single precision, since what is remembered is summed up over many steps."""
+        dtype, shape = torch.promote_types(stack.dtype, torch.float32), (len(self.tasks), *stack.shape[1:])
+        memory = self._memory.get(name)
+        if memory is None:
+            return torch.zeros(shape, dtype=dtype, device=stack.device)
+        if memory.shape != shape:
+            raise BadValue(f"the shape of {name!r}", shape, f"{tuple(memory.shape)}, as before", self._where)
+        return memory.to(stack.device)
+
+    @property
+    def moment(self) -> tuple[Any, dict[str, Tensor]]:
+        """All that a step changes, for `restore`: neither is changed in place."""
+        return self.state, dict(self._memory)
+
+    def restore(self, moment: tuple[Any, dict[str, Tensor]]) -> None:
+        """As the rule was when `moment` gave this."""
+        self.state, self._memory = moment[0], dict(moment[1])
+
     @property
     def looks_again(self) -> bool:
         """Whether `after_step` has something to see."""
@@ -106,17 +139,21 @@ class Rule:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next call depends on beyond the constructor's arguments; tensors and ints."""
         values = {} if self.state is None else {f"state.{key}": value.clone() for key, value in _flat(self.state)}
-        return {"step": self.step, **values}
+        return {"step": self.step, **values, **{f"memory.{name}": kept.clone() for name, kept in self._memory.items()}}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         wanted = {"step"} | ({f"state.{key}" for key, _ in _flat(self.state)} if self.state is not None else set())
-        if wanted != set(values):
-            raise CheckpointError(
-                f"rule {self.spec.name!r}: the saved state has {sorted(values)}, expected {sorted(wanted)}"
-            )
+        memory = set() if self.spec.tracker is None else {name for name in values if name.startswith("memory.")}
+        if wanted != set(values) - memory:
+            raise CheckpointError(f"{self._where}: the saved state has {sorted(values)}, expected {sorted(wanted)}")
+        self._memory = {name.removeprefix("memory."): values[name].clone() for name in sorted(memory)}
         self.step = int(values["step"])
         if self.state is not None:
             self.state = _filled(self.state, values, "state.")
+
+    @property
+    def _where(self) -> str:
+        return f"rule {self.spec.name!r}"
 
     def _part(self, present: Sequence[str], index: Tensor) -> Any:
         """The state as the function sees it; copied only where tasks are absent."""
@@ -143,17 +180,17 @@ class Rule:
             return function(*inputs, **extra)
         except BadRow as bad:
             what = f"{bad.what} of task {present[bad.row]!r}"
-            raise BadValue(what, bad.found, bad.allowed, f"rule {self.spec.name!r}") from None
+            raise BadValue(what, bad.found, bad.allowed, self._where) from None
 
     def _index(self, present: Sequence[str]) -> Tensor:
         for task in present:
             if task not in self.tasks:
-                raise UnknownName("task", task, self.tasks, f"rule {self.spec.name!r}")
+                raise UnknownName("task", task, self.tasks, self._where)
         return torch.tensor([self.tasks.index(task) for task in present], dtype=torch.int64)
 
     def _check(self, present: Sequence[str], inputs: Sequence[Any]) -> None:
         """One clear error for inputs of the wrong shape, or that are not finite."""
-        where = f"rule {self.spec.name!r}"
+        where = self._where
         self.spec.check_number(len(present))
         if self.spec.form == "procedure":
             return
@@ -162,14 +199,16 @@ class Rule:
             if need == "base":
                 continue
             of_task = value.shape[1:] if need in ("stack", "matrix") else ()
-            wanted = (tasks, tasks) if need == "gram" else (tasks, *of_task)
+            wanted = (tasks, tasks) if need in ("gram", "cross_gram") else (tasks, *of_task)
             if tuple(value.shape) != wanted:
                 allowed = f"{wanted}, for tasks {', '.join(present)}"
                 raise BadValue(f"the shape of {need}", tuple(value.shape), allowed, where)
             usable = value.isfinite() | value.isnan() if need == "validation" else value.isfinite()
             if not bool(usable.all()):
-                worst = int((~usable).view(tasks, -1).sum(1).argmax())  # G's own row has the most
-                raise NotFinite(f"{where}: the {_SEEN[need]} of task {present[worst]!r} is not finite")
+                bad = (~usable).view(tasks, -1)
+                counted = bad.sum(1) + bad.sum(0) if need == "cross_gram" else bad.sum(1)
+                worst = int(counted.argmax())  # G's own row has the most
+                raise NotFinite(f"{where}: the {_SEEN.get(need, 'vector')} of task {present[worst]!r} is not finite")
 
 
 def _task_axes(hint: Any) -> list[int]:

@@ -68,6 +68,23 @@ class TaskVectors(Mapping[str, Mapping[str, Tensor]]):
             total += geometry.gram(self.stacks[name])
         return total
 
+    def cross_gram(self, other: "TaskVectors", names: Sequence[str] | None = None) -> Float[Tensor, "T T"]:
+        """Inner products of these vectors (rows) with another batch's (columns), as `gram`."""
+        total = torch.zeros(len(self), len(self), dtype=torch.float64)
+        for name in self.names if names is None else names:
+            total += geometry.cross_gram(self.stacks[name], other.stacks[name])
+        return total
+
+    def norms(self, names: Sequence[str] | None = None) -> Float[Tensor, "T"]:
+        """Lengths of the task vectors over all parameters, or over `names`, float64 on the CPU."""
+        lengths = [
+            torch.linalg.vector_norm(geometry.as_rows(self.stacks[name]), dim=1, dtype=torch.float64).cpu()
+            for name in (self.names if names is None else names)
+        ]
+        if not lengths:
+            return torch.zeros(len(self), dtype=torch.float64)
+        return torch.linalg.vector_norm(torch.stack(lengths), dim=0)
+
     def sign_agreement(self) -> Float[Tensor, "T T"]:
         """Share of coordinates with the same sign, over all parameters (see geometry.sign_agreement)."""
         return geometry.sign_agreement(torch.cat([geometry.as_rows(stack) for stack in self.stacks.values()], dim=1))

@@ -24,7 +24,7 @@ def permutation(spec: RuleSpec, example: Example) -> float:
     found, size = outcome(spec, example), _size(example)
     wanted = found.combined
     if "homogeneous" not in spec.claims and found.weights is not None:  # the result has a scale of its own
-        size = float(found.weights.abs() @ example.vectors.norm(dim=1)) or size
+        size = found.terms or size
     orders = [torch.arange(tasks).flip(0), torch.from_numpy(Noise(5, tasks).permutation(tasks))]
     return _largest((outcome(spec, example, order=order).combined - wanted) / size for order in orders)
 
@@ -40,7 +40,7 @@ def homogeneous(spec: RuleSpec, example: Example) -> float:
 def non_conflicting(spec: RuleSpec, example: Example) -> float:
     found = outcome(spec, example)
     lengths, length = example.vectors.norm(dim=1), float(found.combined.norm())
-    terms = example.size if found.weights is None else float(found.weights.abs() @ lengths)
+    terms = example.size if found.weights is None else found.terms
     if length <= ROUNDING * terms:  # the terms cancel: what is left points anywhere
         return 0.0
     inner = example.vectors @ found.combined / torch.where(lengths > 0, lengths, 1.0) / length

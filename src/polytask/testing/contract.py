@@ -13,7 +13,8 @@ from torch import Tensor
 
 from polytask.core.rules import RuleSpec
 from polytask.core.state import Rule
-from polytask.testing.trial import history, inputs, outcome, play, some, suited
+from polytask.testing.examples import Example
+from polytask.testing.trial import call, history, inputs, outcome, play, some, suited
 
 
 def keeps_shape_and_type(spec: RuleSpec) -> None:
@@ -50,6 +51,20 @@ def leaves_inputs_alone(spec: RuleSpec) -> None:
         for value, kept in zip(_tensors(state), _tensors(saved), strict=True):
             assert _equal(value, kept), "the rule changed its old state"
             assert not _share(output, value), "the result is a view of the state"
+        if spec.tracker is not None:
+            _leaves_memory_alone(spec, example)
+
+
+def _leaves_memory_alone(spec: RuleSpec, example: Example) -> None:
+    rule = Rule(spec, example.tasks)
+    call(rule, example.tasks, example.losses, example.vectors)
+    moment, stack = rule.moment, example.vectors.clone()
+    saved, norms = copy.deepcopy(moment), stack.norm(dim=1)
+    seen = rule.tracked(example.tasks, "parameter", stack, losses=example.losses, norms=norms)
+    assert torch.equal(stack, example.vectors), f"{example.name}: the tracker changed its input"
+    assert not _share(seen, stack), f"{example.name}: what the tracker gives is a view of its input"
+    same = torch.equal(moment[1]["parameter"], saved[1]["parameter"])
+    assert same, f"{example.name}: the tracker changed its old memory"
 
 
 def leaves_global_randomness_alone(spec: RuleSpec) -> None:
@@ -97,8 +112,9 @@ def lets_absent_tasks_wait(spec: RuleSpec) -> None:
     example = some(spec)
     tasks, present = example.tasks, torch.tensor([0, 2])
     rule = Rule(spec, tasks)
+    call(rule, tasks, example.losses, example.vectors)
     before = _entries_of(rule, 1)
-    rule([tasks[i] for i in present.tolist()], *inputs(spec, example.losses[present], example.vectors[present]))
+    call(rule, [tasks[i] for i in present.tolist()], example.losses[present], example.vectors[present])
     for (name, value), kept in zip(_entries_of(rule, 1).items(), before.values(), strict=True):
         assert _equal(value, kept), f"the state {name!r} of an absent task changed"
 

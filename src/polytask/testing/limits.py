@@ -44,10 +44,15 @@ def empty_and_scalar_tensors_work(spec: RuleSpec) -> None:
         values = torch.arange(1.0, len(tasks) + 1, dtype=torch.float64)
         stack = values.view(-1, *[1] * len(shape)).expand(-1, *shape).clone()
         flat = stack.flatten(1) if shape else stack[:, None]
-        ones = torch.ones_like(values)
-        given = {"losses": ones, "counts": ones, "validation": ones, "gram": flat @ flat.T, "stack": stack}
+        rule, ones = Rule(spec, tasks), torch.ones_like(values)
+        if spec.tracker is not None:
+            seen = rule.tracked(tasks, "parameter", stack, losses=ones, norms=flat.norm(dim=1))
+            assert seen.shape == stack.shape, f"parameters of shape {shape}: the tracker gives {tuple(seen.shape)}"
+            flat = seen.flatten(1) if shape else seen[:, None]
+        products = {"gram": flat @ flat.T, "cross_gram": flat @ flat.T}
+        given = {"losses": ones, "counts": ones, "validation": ones, "stack": stack, **products}
         given |= {"matrix": stack, "base": torch.ones(shape, dtype=torch.float64)}
-        output = Rule(spec, tasks)(tasks, *(given[need] for need in spec.needs))
+        output = rule(tasks, *(given[need] for need in spec.needs))
         wanted = shape if spec.returns == "combined" else (len(tasks),)
         assert tuple(output.shape) == wanted, f"parameters of shape {shape}: the result has shape {tuple(output.shape)}"
         assert output.isfinite().all(), f"parameters of shape {shape}: the result is not finite"

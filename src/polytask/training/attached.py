@@ -66,6 +66,9 @@ class Attached:
             where = f"stage {stage!r}, attachment {kind!r}"
             if not attachment.spreads:
                 _require_one_process(where, devices)
+            if balancer.batches > 1:
+                parts = f"of which a step has {balancer.batches}"
+                raise Inconsistent(f"{where}: its term compares the rows of a whole batch, {parts}")
             if devices.scaler is not None:
                 raise Inconsistent(f"{where}: its term is not scaled as precision fp16 needs; use bf16 or float32")
         if self._calibration is not None:

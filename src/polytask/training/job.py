@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from polytask.balancing import Balancer, balancer
-from polytask.core.constraints import TaskNames
-from polytask.core.errors import Inconsistent, UnknownName
+from polytask.core.constraints import TaskName, TaskNames
+from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
@@ -137,14 +137,8 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
     """What a stage's rule, its options and its tasks' priorities make; tasks that a rule may name are those of role
     target unless it names others."""
     priority = {task: target.task.priority for task, target in targets.items()}
-    main = [task for task, target in targets.items() if target.task.role == "target"]
     names = [*targets, *generated_names(stage, targets)]
-    by_role = {
-        name: main
-        for name, about in find(stage.rule.kind).parameters.items()
-        if isinstance(about.constraint, TaskNames) and main
-    }
-    return balancer(
+    made = balancer(
         stage.rule.kind,
         tasks=names,
         engine=stage.rule.engine.options(),
@@ -153,5 +147,21 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
         priority=priority if any(value != 1.0 for value in priority.values()) else None,
         clusters=stage.rule.clusters_of({task: target.task.index for task, target in targets.items()}),
         seed=seed,
-        **{**by_role, **stage.rule.parameters},
+        **{**_by_role(stage, targets), **stage.rule.parameters},
     )
+    if stage.batch_size < made.batches:
+        least = f"{made.batches} or more: rule {stage.rule.kind!r} splits a step's rows into independent batches"
+        raise BadValue("batch_size", stage.batch_size, least, f"stage {stage.name!r}")
+    return made
+
+
+def _by_role(stage: StageSpec, targets: Mapping[str, Target]) -> dict[str, Any]:
+    """The tasks with the role target, for parameters that name tasks; for one that names a task if that is one."""
+    main = [task for task, target in targets.items() if target.task.role == "target"]
+    chosen: dict[str, Any] = {}
+    for name, about in find(stage.rule.kind).parameters.items():
+        if isinstance(about.constraint, TaskNames) and main:
+            chosen[name] = main
+        if isinstance(about.constraint, TaskName) and len(main) == 1:
+            chosen[name] = main[0]
+    return chosen

@@ -80,6 +80,11 @@ def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | 
     return model.from_representation(shared[-1], tasks)
 
 
+def parts(pieces: Sequence[Batch], number: int) -> list[list[Batch]]:
+    """The rows of a step as several batches of their own; rows are in random order, so the batches are independent."""
+    return [[piece.part(place, number) for piece in pieces] for place in range(number)]
+
+
 def train_step(
     model: nn.Module,
     pieces: Sequence[Batch],
@@ -110,18 +115,21 @@ def train_step(
     devices.seed(seed)
     needs_representation = balancer.engine.reads == "representation"
     wanted = needs_representation or attached.reads_representation
-    found = task_losses(model, pieces, targets, devices, representation=wanted)
-    if not found.losses and devices.world == 1:
+    found = [
+        task_losses(model, part, targets, devices, representation=wanted) for part in parts(pieces, balancer.batches)
+    ]
+    several, first = len(found) > 1, found[0]
+    if devices.world == 1 and not any(all(task in each.losses for each in found) for task in first.losses):
         return None
-    terms = attached.gradients(found.losses, found.counts, found.representation, parameters)  # uses no graph up
+    terms = attached.gradients(first.losses, first.counts, first.representation, parameters)  # uses no graph up
     again = Forward(model, pieces, validation, targets, devices, seed)
     report = balancer.backward(
-        found.losses,
+        [each.losses for each in found] if several else first.losses,
         parameters,
-        representation=found.representation if needs_representation else None,
+        representation=first.representation if needs_representation else None,
         subset=again.part(fraction or 0.25) if balancer.engine.reads == "subset" else None,
         forward=again,
-        counts=found.counts,
+        counts=[each.counts for each in found] if several else first.counts,
         scaler=devices.scaler,
     )
     if not report.tasks:

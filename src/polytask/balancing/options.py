@@ -1,0 +1,61 @@
+"""What a balancer can be asked for: the engines, groups and scales, and which rule goes with which."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from polytask.balancing.engine import Engine
+from polytask.core.catalogue import Catalogue
+from polytask.core.constraints import Choice, check_parameters, parameters_of
+from polytask.core.errors import BadValue
+from polytask.core.rules import RuleSpec
+
+ENGINES = Catalogue(
+    "engine",
+    {
+        "exact": "polytask.balancing.exact:ExactEngine",
+        "layerwise": "polytask.balancing.layerwise:LayerwiseEngine",
+        "auto": "polytask.balancing.layerwise:AutoEngine",
+        "representation": "polytask.balancing.representation:RepresentationEngine",
+        "subset": "polytask.balancing.subset:SubsetEngine",
+        "interval": "polytask.balancing.interval:IntervalEngine",
+    },
+)
+GROUPS = Choice("all", "layer", "tensor")
+SCALES = Choice("published", "sum", "mean", "unit")
+
+
+def new_engine(given: str | Mapping[str, Any], where: str) -> tuple[str, Engine]:
+    """(kind, engine) from a name or {"kind": name, **options}."""
+    options = {"kind": given} if isinstance(given, str) else dict(given)
+    kind = options.pop("kind", None)
+    found = ENGINES.find(kind)
+    return str(kind), found(**check_parameters(parameters_of(found.__init__), options, f"{where}, engine {kind!r}"))
+
+
+def check_engine(spec: RuleSpec, engine: str, where: str) -> None:
+    """BadValue for an engine that does not give the rule what it reads."""
+    why = None
+    if engine != "exact" and (spec.weighs_losses or spec.form == "procedure"):
+        why = "exact: the rule " + ("weighs losses, not gradients" if spec.weighs_losses else "is a procedure")
+    elif engine not in ("exact", "layerwise", "auto") and (spec.double_sampling or spec.tracker):
+        why = "exact: the rule " + ("reads several batches" if spec.double_sampling else "remembers gradients")
+    if why is not None:
+        raise BadValue("engine", engine, why, where)
+
+
+def check_options(spec: RuleSpec, groups: str, scale: str, where: str) -> None:
+    """BadValue for what the rule that is applied cannot serve."""
+    for name, choice, value in (("groups", GROUPS, groups), ("scale", SCALES, scale)):
+        if not choice.allows(value):
+            raise BadValue(name, value, str(choice), where)
+    if spec.form == "procedure":
+        if groups != "all" or scale != "published":
+            name, value, allowed = ("groups", groups, "all") if groups != "all" else ("scale", scale, "published")
+            raise BadValue(name, value, f"{allowed}: the rule is a procedure with a result of its own", where)
+    elif spec.weighs_losses:
+        if groups != "all":
+            raise BadValue("groups", groups, "all: the rule weighs losses, not gradients", where)
+        if scale == "unit":
+            raise BadValue(
+                "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
+            )

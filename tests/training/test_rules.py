@@ -1,0 +1,90 @@
+"""The trainer's side of rules that want more than a step's losses: batches, a target, memory."""
+
+import pytest
+import torch
+from tests.training.runs import events, job, outcome, table, train
+
+from polytask.core.errors import BadValue, Inconsistent
+from polytask.tasks.examples import Batch
+from polytask.training.job import stage_balancer
+from polytask.training.steps import parts
+
+RULES = ["modo", "sdmgrad", "moco", "db_mtl", "excess_mtl", "metabalance", "agr_sum", "agr_rand"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_ends(tmp_path, rule):
+    results = train(tmp_path / "run", train__rule=rule)
+    assert results["steps"] == 6
+    for step in events(tmp_path / "run", "step"):
+        assert set(step["losses"]) == {"click", "buy", "topic", "price"}
+        assert set(step["weights"]) == (set() if rule.startswith("agr") else set(step["losses"]))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rule", ["modo", "moco", {"kind": "excess_mtl", "groups": "layer"}])
+def test_a_resumed_run_equals_a_straight_one(tmp_path, rule):
+    settings = {"train__rule": rule, "train__checkpoint_every": 1}
+    train(tmp_path / "straight", **settings)
+
+    def stop(event):
+        if event["event"] == "step" and event["step"] == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "broken", listeners=[stop], **settings)
+    train(tmp_path / "broken", resume=True, **settings)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+
+
+def test_independent_batches_are_the_step_s_rows_each_once():
+    rows = torch.arange(8)
+    batch = Batch({"x": rows[:, None].float()}, {"a": rows}, {"a": rows > 2}, rows, "data")
+    found = parts([batch], 3)
+    assert [part[0].rows.tolist() for part in found] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert [part[0].present["a"].tolist() for part in found] == [
+        [False, True, True],
+        [False, True, True],
+        [False, True],
+    ]
+    assert parts([batch], 1)[0][0] is batch
+
+
+def test_too_few_rows_for_independent_batches():
+    with pytest.raises(BadValue, match="stage 'train': batch_size is 2; allowed: 3 or more: rule 'modo' splits"):
+        job(train__rule="modo", train__batch_size=2)
+
+
+def test_the_task_with_the_role_target_is_metabalance_s():
+    roles = {task: {"kind": kind, "role": "auxiliary"} for task, kind in (("click", "binary"), ("topic", "multiclass"))}
+    tasks = {"click": roles["click"], "buy": "binary", "topic": roles["topic"]}
+    assert target_of(tasks=tasks, train__rule="metabalance") == "buy"
+    assert target_of(tasks=tasks, train__rule={"kind": "metabalance", "target": "topic"}) == "topic"
+    assert target_of(train__rule="metabalance") is None  # all are targets: the first
+
+
+def target_of(**settings):
+    made = job(**settings)
+    return stage_balancer(made.stages[0], made.targets_of(made.stages[0]), 0).parameters["target"]
+
+
+def test_a_task_without_labels_in_a_step_waits(tmp_path):
+    """In some steps of four rows a task has no label in one of the three batches."""
+    results = train(tmp_path / "run", data=table(60), train__rule="modo", train__batch_size=4)
+    present = {frozenset(step["losses"]) for step in events(tmp_path / "run", "step")}
+    assert results["steps"] == 18
+    assert len(present) > 1
+
+
+def test_a_term_over_a_whole_batch_and_rules_that_split_it(tmp_path):
+    with pytest.raises(Inconsistent, match="'rep_mtl': its term compares the rows of a whole batch, of which a step"):
+        train(tmp_path / "run", train__rule="modo", train__attachments=["rep_mtl"])
+
+
+def test_a_procedure_around_a_rule_of_several_batches():
+    for inner in ("modo", "moco"):
+        with pytest.raises(BadValue, match="allowed: a rule that reads one batch and remembers no gradients"):
+            job(train__rule={"kind": "sharpness_aware", "inner": inner})
