@@ -8,8 +8,9 @@ import polytask
 from polytask.core.rules import find, rule_names
 from polytask.core.state import Rule
 
-GRAM = [name for name in rule_names() if "gram" in find(name).needs and set(find(name).needs) <= {"losses", "gram"}]
-STACK = [name for name in rule_names() if find(name).needs == ("stack",)]
+ANY_NUMBER = [name for name in rule_names() if find(name).tasks is None]
+GRAM = [name for name in ANY_NUMBER if "gram" in find(name).needs and set(find(name).needs) <= {"losses", "gram"}]
+STACK = [name for name in ANY_NUMBER if find(name).needs == ("stack",) and find(name).granularity == "element"]
 STEPS = (["a", "b", "c"], ["a", "c"], ["b"], ["a", "b", "c"])  # with absent tasks, and one alone
 
 
