@@ -70,7 +70,12 @@ def test_the_output_says_where_it_came_from_and_its_plan_does_it_again(tmp_path:
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     measured = json.loads((out / "interference.json").read_text())
     assert measured["whole"]["cosines"][0][0] == pytest.approx(1.0)
-    assert [layer["layer"] for layer in measured["layers"]][:2] == ["lm_head", "model.embed_tokens"]
+    assert [layer["layer"] for layer in measured["layers"]] == [
+        "model.embed_tokens",
+        *(f"model.layers.{number}" for number in range(3)),
+        "lm_head",
+        "model.norm",
+    ]
 
 
 def test_shards_and_a_merge_over_an_earlier_one(tmp_path: Path) -> None:

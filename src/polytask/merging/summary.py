@@ -1,17 +1,18 @@
 """How much the tasks of a merge interfere: cosines and sign conflicts of their vectors, by layer and over the model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from polytask.merging.layers import OUTSIDE, first_fitting, place_of
 from polytask.merging.outcome import MergeReport, TensorReport
 
 FILE = "interference.json"
 
 
 def interference(report: MergeReport, tasks: Sequence[str]) -> dict[str, Any]:
-    """What stands in interference.json: the whole model, then its layers in the order of the output.
+    """What stands in interference.json: the whole model, then its layers in the order of the model.
 
     Cosines are exact: inner products and squared lengths add up over tensors. A layer's share of conflicting signs is
     the mean of its tensors' shares, weighted by their elements.
@@ -25,10 +26,22 @@ def interference(report: MergeReport, tasks: Sequence[str]) -> dict[str, Any]:
         "kind": "merge",
         "tasks": list(tasks),
         "whole": _summed(merged, tasks),
-        "layers": [{"layer": name, **_summed(tensors, tasks)} for name, tensors in layers.items()],
+        "layers": [{"layer": name, **_summed(layers[name], tasks)} for name in _in_order(layers)],
         "weights": _weights(merged),
         "taken": [tensor.name for tensor in report.tensors if tensor.taken],
     }
+
+
+def _in_order(layers: Mapping[str, Sequence[TensorReport]]) -> list[str]:
+    """What comes before the numbered layers, these by number, and what comes after."""
+
+    def position(layer: str) -> tuple[int, str, int]:
+        place = place_of(layer)
+        if place is not None:
+            return 1, place.stack, place.number
+        return (0 if first_fitting(layers[layer][0].name, OUTSIDE) == 0.0 else 2), layer, 0
+
+    return sorted(layers, key=position)
 
 
 def _weights(tensors: Sequence[TensorReport]) -> dict[str, dict[str, float]]:

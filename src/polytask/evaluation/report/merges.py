@@ -45,16 +45,20 @@ def panels(merge: Merge) -> list[Panel]:
     if 1 < len(tasks) <= MOST_TASKS_OF_A_MATRIX:
         plots = (
             _matrix("Cosines", whole["cosines"], tasks, "Cosines between the tasks' changes to the base"),
-            _matrix("Opposite signs", whole["conflicts"], tasks, "Shares of elements that two tasks change oppositely"),
+            _matrix("Signs", _agreement(whole["conflicts"]), tasks, "Equal signs minus opposite signs, as shares"),
         )
         caption = (
-            "Between the tasks' vectors, fine-tuned minus base. Opposite signs are counted where both tasks change an "
-            "element; 0.50 is what two unrelated changes have."
+            "Between the tasks' vectors, fine-tuned minus base. Signs: the share of elements that two tasks change in "
+            "the same direction less the share in opposite ones; 0 is what two unrelated changes have."
         )
         found.append(Panel("Do the tasks agree?", caption, {}, plots))
     if len(layers) > 1:
         found += [panel for panel in (_cosines_by_layer(merge), _lengths_by_layer(merge)) if panel is not None]
     return found
+
+
+def _agreement(conflicts: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+    return [[None if share is None else 1 - 2 * share for share in row] for row in conflicts]
 
 
 def _matrix(heading: str, values: Sequence[Sequence[float | None]], tasks: Sequence[str], about: str) -> Plot:
