@@ -27,7 +27,8 @@ def iso_cts(X: np.ndarray, common: float) -> np.ndarray:
     lefts, sizes, rights = [U], [S], [Vh]
     for x in X:
         u, s, vh = svd(x - U @ U.T @ x)
-        lefts, sizes, rights = [*lefts, u[:, :each]], [*sizes, s[:each]], [*rights, vh[:each]]
+        each_here = min(each, int((s > 1e-6 * np.linalg.norm(x)).sum()))
+        lefts, sizes, rights = [*lefts, u[:, :each_here]], [*sizes, s[:each_here]], [*rights, vh[:each_here]]
     return np.concatenate(sizes).mean() * orthonormal(np.hstack(lefts)) @ orthonormal(np.vstack(rights).T).T
 
 
@@ -48,3 +49,11 @@ def wudi_exact(X: np.ndarray) -> np.ndarray:
     start = X.sum(0)
     change, *_ = np.linalg.lstsq(right.T, (wanted - start @ right).T, rcond=1e-6)
     return start + change.T
+
+
+def knots(X: np.ndarray) -> np.ndarray:
+    """Without trimming: of each element of the V_t the mean of the values with the sign of their sum."""
+    U, S, Vh = svd(np.hstack(list(X)))
+    V = np.stack(np.split(Vh, len(X), axis=1))
+    agrees = np.sign(V) == np.sign(V.sum(0))
+    return U @ np.diag(S) @ ((V * agrees).sum(0) / np.maximum(agrees.sum(0), 1))

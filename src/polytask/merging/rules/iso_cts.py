@@ -18,7 +18,7 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval
 from polytask.core.rules import rule
-from polytask.merging.decompositions import nearest_orthonormal, thin_svd
+from polytask.merging.decompositions import NEGLIGIBLE, nearest_orthonormal, thin_svd
 
 
 @rule(
@@ -41,7 +41,7 @@ def iso_cts(matrix: Float[Tensor, "T m n"], *, common: Annotated[float, Interval
     U, S, Vh = thin_svd(matrix.double().sum(0), rank - each * len(matrix))
     parts = [(U, S, Vh)]
     for delta in matrix.double():
-        parts.append(thin_svd(delta - U @ (U.T @ delta), each))
+        parts.append(thin_svd(delta - U @ (U.T @ delta), each, NEGLIGIBLE * float(delta.norm())))
     S = torch.cat([part[1] for part in parts])
     U = nearest_orthonormal(torch.cat([part[0] for part in parts], dim=1))
     V = nearest_orthonormal(torch.cat([part[2] for part in parts]).T)

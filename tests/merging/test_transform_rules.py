@@ -1,0 +1,156 @@
+"""Worked values of the transforms and of the methods made of them, by hand or against plain float64 NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from polytask.core.errors import BadValue, MissingInput
+from polytask.core.noise import Noise
+from polytask.core.task_vectors import TaskVectors
+from polytask.merging.contract import Pipeline, find_method, find_transform, use_rule, use_transform
+from polytask.merging.memory import apply
+from polytask.merging.transforms.magprune import magnitude_ranks
+
+TASKS = ["a", "b", "c"]
+
+
+def normal(*shape: int, key: int = 0) -> Tensor:
+    return torch.from_numpy(Noise(0, key).normal(int(np.prod(shape)))).float().view(*shape)
+
+
+def alone(name: str, values: Tensor, **options: object) -> Tensor:
+    """One task's vector after a transform."""
+    pipeline = Pipeline((use_transform(name, **options),), use_rule("passthrough"))
+    return apply(pipeline, TaskVectors(["a"], {"x": values[None]}), depths={"x": 0.5})["x"]
+
+
+def merged(name: str, stack: Tensor, **options: object) -> Tensor:
+    vectors = TaskVectors(TASKS[: len(stack)], {"x": stack})
+    return apply(find_method(name)(**options), vectors, seed=3, depths={"x": 0.5})["x"]
+
+
+class TestDrop:
+    def test_keeps_where_the_noise_is_below_the_density_and_divides_by_it(self) -> None:
+        values, noise = normal(2, 1000), (Noise(1, "a"), Noise(1, "b"))
+        density = torch.tensor([0.25, 1.0], dtype=torch.float64)
+        found = find_transform("drop").function(values.clone(), noise=noise, density=density)
+        kept = noise[0].bits(1000) < 0.25 * 2**32
+        assert np.array_equal(found[0].numpy(), np.where(kept, values[0].numpy() * 4, 0))
+        assert torch.equal(found[1], values[1])
+        plain = find_transform("drop").function(values.clone(), noise=noise, density=density, rescale="none")
+        assert np.array_equal(plain[0].numpy(), np.where(kept, values[0].numpy(), 0))
+
+    def test_keeps_the_expectation(self) -> None:
+        """A share of 0.1 of 200,000 ones: 20,000 of value 10, with a standard deviation of 134."""
+        found = alone("drop", torch.ones(200_000), density=0.1)
+        assert abs(int((found > 0).sum()) - 20_000) < 5 * 134
+        assert torch.equal(found[found > 0], torch.full_like(found[found > 0], 10))
+
+
+class TestMagPrune:
+    def test_ranks(self) -> None:
+        rows = np.array([[1.0, -3.0, 2.0, 3.0], [0.0, 0.0, -1.0, 0.0]], dtype=np.float32)
+        assert magnitude_ranks(rows).tolist() == [[3, 0, 2, 1], [1, 2, 0, 3]]  # equal ones in the order of the index
+        assert magnitude_ranks(np.zeros((2, 0), dtype=np.float32)).shape == (2, 0)
+
+    @pytest.mark.parametrize("span, wanted", [
+        ("steps", [0.4, 0.7, 0.5, 0.6]),  # 0.5 + 0.4 / 2 - 0.4 r / 4 for the ranks 3, 0, 2, 1
+        ("ends", [0.3, 0.7, 0.3 + 0.4 / 3, 0.3 + 0.8 / 3]),
+    ])  # fmt: skip
+    def test_probabilities(self, span: str, wanted: list[float]) -> None:
+        rows = torch.tensor([1.0, -3.0, 2.0, 3.0]).expand(1, 20_000, 4).clone()
+        noise = Noise(1, "a")
+        found = find_transform("magprune").function(rows.clone(), noise=(noise,), density=0.5, epsilon=0.4, span=span)[
+            0
+        ]
+        shares = (found != 0).double().mean(0).numpy()
+        assert np.abs(shares - wanted).max() < 5 * np.sqrt(0.25 / 20_000)
+        kept = noise.bits(80_000).reshape(-1, 4) < np.array(wanted) * 2**32
+        reference = np.where(kept, rows[0].numpy() / np.array(wanted), 0)
+        np.testing.assert_allclose(found.numpy(), reference, rtol=3e-7)
+
+    def test_a_row_of_one_element_has_the_density_or_the_upper_end(self) -> None:
+        for span, share in (("ends", 0.5), ("steps", 0.6)):
+            found = alone("magprune", torch.ones(5000, 1), density=0.5, epsilon=0.2, span=span)
+            assert torch.unique(found).tolist() == pytest.approx([0.0, 1 / share])
+
+    def test_a_range_beyond_0_and_1_is_refused(self) -> None:
+        for density, epsilon in ((0.1, 0.2), (0.95, 0.2)):
+            with pytest.raises(BadValue, match=r"epsilon is 0\.2; allowed: at most"):
+                alone("magprune", torch.ones(3, 2), density=density, epsilon=epsilon)
+        assert torch.equal(alone("magprune", torch.ones(3, 2), density=1, epsilon=0), torch.ones(3, 2))
+
+
+class TestTwoSided:
+    def test_both_ends_go(self) -> None:
+        values = torch.tensor([1.0, -2, 3, -4, 5, -6, 7, -8, 9, -10])
+        found = alone("two_sided", values, density=0.5, outliers=0.2)
+        assert found.tolist() == [0, 0, 0, -4, 5, -6, 7, -8, 0, 0]
+        assert torch.equal(alone("two_sided", values, density=1, outliers=0), values)
+
+    def test_equal_magnitudes_count_by_index_and_one_is_always_kept(self) -> None:
+        """Of five equal ones the first is the largest (0.2 of five), the next two are kept."""
+        found = alone("two_sided", torch.tensor([1.0, -1, 1, 1, 1]), density=0.4, outliers=0.2)
+        assert found.tolist() == [0, -1, 1, 0, 0]
+        assert alone("two_sided", torch.tensor([3.0])).tolist() == [3.0]
+        assert alone("two_sided", torch.tensor([3.0, 5.0])).tolist() == [0.0, 5.0]
+
+    def test_more_than_everything_is_refused(self) -> None:
+        with pytest.raises(BadValue, match=r"outliers is 0.2; allowed: at most 1 - density, 0.1"):
+            alone("two_sided", torch.ones(3), density=0.9, outliers=0.2)
+
+
+def test_select_keeps_the_positions_of_largest_variance() -> None:
+    """Variances 0, 1, 4 and 0.25; one position of the four is 0.25 of them."""
+    stack = torch.tensor([[1.0, 1, 2, 1], [1.0, -1, -2, 2]])
+    weights = {"a": 1.0, "b": 0.0}
+    rule = use_rule("task_arithmetic", weights=weights)
+    found = {
+        density: apply(
+            Pipeline((use_transform("select", density=density),), rule), TaskVectors(["a", "b"], {"x": stack})
+        )["x"].tolist()
+        for density in (0.25, 0.5, 0.01)
+    }
+    assert found == {0.25: [0, 0, 2, 0], 0.5: [0, 1, 2, 0], 0.01: [0, 0, 2, 0]}
+
+
+def test_lines_scales_by_depth() -> None:
+    assert alone("lines", torch.tensor([4.0]), first=0.25, slope=0.5).tolist() == [2.0]  # 0.25 + 0.5 x 0.5
+    pipeline = Pipeline((use_transform("lines"),), use_rule("passthrough"))
+    with pytest.raises(MissingInput, match="needs the depth of every tensor"):
+        apply(pipeline, TaskVectors(["a"], {"x": torch.ones(1, 2)}))
+
+
+def test_sce_by_hand() -> None:
+    """All positions: calculate_erase's example, through the statistics."""
+    stack = torch.tensor([[2.0, -1], [1.0, 2]])
+    assert merged("sce", stack, density=1).tolist() == pytest.approx([1.5, 1.0])
+    # the second position alone: squares 1 and 4, coefficients 0.2 and 0.8, the sum is positive
+    assert merged("sce", stack, density=0.5).tolist() == pytest.approx([0.0, 1.6])
+
+
+def test_breadcrumbs_dare_and_della_are_their_transforms_and_then_a_sum_or_an_election() -> None:
+    stack = normal(3, 20, 30)
+    for method, transform, options in (
+        ("breadcrumbs", "two_sided", {"density": 0.5, "outliers": 0.1}),
+        ("dare_linear", "drop", {"density": 0.3}),
+        ("della_linear", "magprune", {"density": 0.3, "epsilon": 0.1}),
+    ):
+        steps = (use_transform(transform, **options),)
+        vectors = TaskVectors(TASKS, {"x": stack})
+        for name, rule in ((method, "task_arithmetic"), (method.removesuffix("_linear"), "elect")):
+            name = {"breadcrumbselect": "breadcrumbs_ties", "dareelect": "dare_ties"}.get(name + rule, name)
+            wanted = apply(Pipeline(steps, use_rule(rule)), vectors, seed=3)["x"]
+            assert torch.equal(merged(name, stack, **options), wanted)
+
+
+def test_nuslerp_is_slerp_of_tensors_or_of_their_lines() -> None:
+    stack = normal(2, 6, 5)
+    vectors = TaskVectors(["a", "b"], {"x": stack})
+    assert torch.equal(
+        merged("nuslerp", stack, t=0.3), apply(find_method("slerp")(t=0.3, groups="tensor"), vectors)["x"]
+    )
+    for along in ("row", "column"):
+        rule = use_rule("slerp_lines", t=0.3, along=along)
+        assert torch.equal(merged("nuslerp", stack, t=0.3, along=along), apply(Pipeline((), rule), vectors)["x"])
