@@ -83,6 +83,7 @@ TRANSFORMS: dict[str, str] = {
     "two_sided": "polytask.merging.transforms.two_sided:two_sided",
     "select": "polytask.merging.transforms.select:select",
     "lines": "polytask.merging.transforms.lines:lines",
+    "layer_pruning": "polytask.merging.transforms.layer_pruning:layer_pruning",
 }
 
 METHODS: dict[str, str] = {
@@ -96,4 +97,5 @@ METHODS: dict[str, str] = {
     "sce": "polytask.merging.methods.sce:sce",
     "nuslerp": "polytask.merging.methods.nuslerp:nuslerp",
     "lines": "polytask.merging.methods.lines:lines",
+    "lwptv": "polytask.merging.methods.lwptv:lwptv",
 }

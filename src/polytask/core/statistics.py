@@ -10,7 +10,7 @@ that reach the function, in one pass or several, and what `at` gives is handed t
 Parts are added in the order of the blocks, so floating-point sums have the same bits for any number of threads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -57,6 +57,15 @@ def visits(statistic: Statistic, state: Any, block: int) -> bool:
     """
     chooses = getattr(statistic, "visits", None)
     return block == 0 or chooses is None or chooses(state, block)
+
+
+def located(statistic: Statistic, state: Any, layers: Sequence[str]) -> Any:
+    """The first state of a statistic that wants to know in which layer each block is.
+
+    A statistic says so by a method of this name, (state, layers), the layers being those of all blocks in order.
+    """
+    wants = getattr(statistic, "located", None)
+    return state if wants is None else wants(state, layers)
 
 
 def measure(statistic: Statistic, tasks: int, blocks: Callable[[], Iterable[Tensor]]) -> Any:

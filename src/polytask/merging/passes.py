@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.blocks import Granularity, bounds
-from polytask.core.statistics import visits
+from polytask.core.statistics import located, visits
 from polytask.merging.stages import Stage
 
 SPAN = 64  # blocks that one thread takes at a time
@@ -151,7 +151,8 @@ def _shared(piece: Piece, index: int) -> Any:
 def _measure_group(pieces: Sequence[Piece], index: int, execute: Execute) -> None:
     statistic = pieces[0].stages[index].statistic
     assert statistic is not None
-    state, more = statistic.begin(len(pieces[0].tasks)), True
+    layers = [piece.group for piece in pieces for _ in piece.cuts]
+    state, more = located(statistic, statistic.begin(len(pieces[0].tasks)), layers), True
     while more:
         looked = state
         state, more = statistic.end(state, reduce(statistic.add, execute(_calls(pieces, index, looked))))
