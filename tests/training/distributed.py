@@ -65,6 +65,14 @@ def cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
             {"data": rare()},
             recipe(**SGD, train__attachments=[{"kind": "rotograd", "learning_rate": 0.01}, "covariance_alignment"]),
         ),
+        "sharpness_aware, labels unevenly spread": (
+            {"data": rare()},
+            recipe(**SGD, train__rule={"kind": "sharpness_aware", "inner": "upgrad"}),
+        ),
+        "auto_lambda, batch normalization": (
+            {"data": images()},
+            recipe(**SGD, **conv, train__rule={"kind": "auto_lambda", "learning_rate": 0.01}),
+        ),
         "pcgrad, saved at each step": ({"data": table()}, recipe(**SGD, train__rule="pcgrad", **SAVING)),
     }
 
