@@ -13,7 +13,8 @@ from polytask.core.errors import CheckpointError, MissingInput
 from polytask.evaluation.report import write_report
 from polytask.evaluation.report.figures import late_range, looks
 from polytask.evaluation.report.lines import line
-from polytask.evaluation.report.reading import MOST_POINTS, Run, Study, read, read_events
+from polytask.evaluation.report.panels import sharpness_panel
+from polytask.evaluation.report.reading import MOST_POINTS, Events, Run, Study, Variant, read, read_events
 from polytask.evaluation.report.words import comparison_headline
 from polytask.evaluation.table import comparison
 
@@ -44,6 +45,16 @@ def test_short_streams_are_kept_as_they_are(tmp_path: Path) -> None:
     stream = read_events(events(tmp_path / "e", [step(1), step(2, cosines=cosines)]))
     assert stream.losses["a"] == {1: 1.0, 2: 2.0}
     assert stream.cosines == {("a", "b"): {2: 0.1}, ("a", "c"): {2: -0.2}, ("b", "c"): {2: 0.3}}
+
+
+def test_sharpness_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
+    found = [step(n, measured={"sharpness": {"a": 0.5 / n, "b": None}, "validation": {"a": 9.0}}) for n in (1, 2)]
+    stream = read_events(events(tmp_path / "e", found))
+    assert stream.sharpness == {"a": {1: 0.5, 2: 0.25}}
+    panel = sharpness_panel([Variant("flat", False, (stream,)), Variant("equal", False, (Events(),))], ["a", "b"])
+    assert panel is not None
+    assert [plot.label for plot in panel.plots] == ["Sharpness of the tasks under flat by step; at the end: a 0.25."]
+    assert sharpness_panel([Variant("equal", False, (Events(),))], ["a"]) is None
 
 
 def test_a_line_cut_by_a_kill_is_left_out_and_other_damage_is_an_error(tmp_path: Path) -> None:

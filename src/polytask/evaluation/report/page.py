@@ -127,6 +127,7 @@ def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
         panels.curves_panel(study.variants, drawn_tasks, look, panels.most_changed_words(len(drawn_tasks), len(names))),
         panels.cosines_panel(study.variants, names),
         panels.weights_panel(study.variants, names),
+        panels.sharpness_panel(study.variants, names),
         gates_panel(study.gates),
     ]
     _add_panels(page, drawn)
@@ -161,6 +162,7 @@ def _runs_section(page: Page, runs: Sequence[Run], several: bool) -> None:
         panels.losses_panel(variants, tasks[: panels.MOST_TASKS], look),
         panels.cosines_panel(variants, names),
         panels.weights_panel(variants, names),
+        panels.sharpness_panel(variants, names),
         gates_panel({words.run_name(run, runs): [run.results.get("gates", {})] for run in runs}),
     ]
     _add_panels(page, drawn)

@@ -175,6 +175,24 @@ def weights_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | 
     return Panel("Loss weights", caption, look, tuple(plots))
 
 
+def sharpness_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | None:
+    """How much each task's loss rises around the parameters, a figure for each variant that measured it."""
+    drawn = tasks[:MOST_TASKS]
+    look = looks(drawn, first=3)
+    plots = []
+    for variant in variants:
+        found = {task: line([stream.sharpness.get(task, {}) for stream in variant.streams]) for task in drawn}
+        lines = {task: row for task, row in found.items() if row is not None}
+        if lines:
+            ends = ", ".join(f"{task} {row.mean[-1]:.3g}" for task, row in lines.items())
+            label = f"Sharpness of the tasks under {variant.name} by step; at the end: {ends}."
+            plots.append(Plot(escape(variant.name), label, lines_figure(lines, look)))
+    if not plots:
+        return None
+    caption = f"How much each task's loss rises within the rule's radius; lower is flatter.{_thinned(variants)}"
+    return Panel("Sharpness", caption, look, tuple(plots))
+
+
 def cosines_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | None:
     """Cosines between the tasks' gradients: lines by step, and beyond a few pairs a matrix of means as well."""
     means = _mean_cosines(variants)

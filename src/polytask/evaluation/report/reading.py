@@ -26,7 +26,8 @@ class Events:
         losses: task -> training loss.
         weights: task -> loss weight.
         cosines: (task, task) -> cosine of their gradients; the first is the earlier in recipe order.
-        steps_a_point: over how many steps a point of the last three is a mean.
+        sharpness: task -> how much its loss rises around the parameters, under a rule that looks there.
+        steps_a_point: over how many steps a point of the last four is a mean.
         last_step: the last step that was taken.
         stop: why the run ended; None while it runs or when it was killed.
     """
@@ -35,6 +36,7 @@ class Events:
     losses: dict[str, Points] = field(default_factory=dict)
     weights: dict[str, Points] = field(default_factory=dict)
     cosines: dict[tuple[str, str], Points] = field(default_factory=dict)
+    sharpness: dict[str, Points] = field(default_factory=dict)
     steps_a_point: int = 1
     last_step: int = 0
     stop: str | None = None
@@ -117,6 +119,7 @@ def read_events(path: Path) -> Events:
         "losses": events.losses,
         "weights": events.weights,
         "cosines": events.cosines,
+        "sharpness": events.sharpness,
     }
     for (what, key), sums in bins.items():
         targets[what][key] = {step: total / count for step, (total, count) in sums.items()}
@@ -219,6 +222,7 @@ def _add_step(bins: dict[tuple[str, Any], dict[int, tuple[float, int]]], event: 
     values: list[tuple[tuple[str, Any], float | None]] = []
     for what in ("losses", "weights"):
         values += [((what, task), value) for task, value in (event.get(what) or {}).items()]
+    values += [(("sharpness", task), value) for task, value in event.get("measured", {}).get("sharpness", {}).items()]
     cosines = event.get("cosines")
     if cosines:
         tasks = cosines["tasks"]
