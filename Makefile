@@ -9,7 +9,7 @@ JOBS ?= auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format wheel bench docs constraints system-packages clean
+.PHONY: help install demo test test-all lint format wheel bench bench-merging docs constraints system-packages clean
 
 # The data sets that the slow tests and the benchmarks read. Name another folder with POLYTASK_DATA=...
 ifeq ($(origin POLYTASK_DATA), undefined)
@@ -81,6 +81,18 @@ wheel: $(DEV)  ## build a wheel, install it into an empty environment, run the s
 
 bench: $(DEV)  ## run the benchmarks, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# mergekit has an environment of its own: it must not share polytask's, and torch comes first so that it stays this one.
+MERGEKIT := build/mergekit
+$(MERGEKIT)/installed:
+	@rm -rf $(MERGEKIT) && $(PYTHON) -m venv $(MERGEKIT)
+	@echo "installing mergekit 0.1.5 into $(MERGEKIT) (once)"
+	$(MERGEKIT)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(MERGEKIT)/bin/python -m pip install --quiet --disable-pip-version-check 'mergekit==0.1.5' 'torch==2.13.0'
+	@touch $@
+
+bench-merging: $(DEV) $(MERGEKIT)/installed  ## time merges beside mergekit's, write docs/benchmarks.md
+	$(BIN)/python -m benchmarks merging $(ARGS)
 
 docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
 	$(BIN)/python docs/generate.py

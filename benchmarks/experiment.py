@@ -29,13 +29,14 @@ class Experiment(Strict):
             one, and no scores of tasks.
         beside: the experiment whose table shows these rows too. Recipe, settings, seeds, learning rates and `against`
             are that one's; single-task models and the row `against` are measured again, and must come out the same.
+        parameters: of the models that are merged.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
     """
 
-    kind: Literal["compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy", "architecture_cost"] = (
-        COMPARE
-    )
+    kind: Literal[
+        "compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy", "architecture_cost", "merging"
+    ] = COMPARE
     title: str
     about: str
     minutes: float = Field(gt=0)
@@ -47,6 +48,7 @@ class Experiment(Strict):
     seeds: int | None = Field(default=None, ge=1)
     learning_rate_multiples: tuple[float, ...] | None = None
     prepare: Literal["distinct_texts"] | None = None
+    parameters: float | None = Field(default=None, gt=0)
     against: str | None = None
     beside: str | None = None
 
@@ -54,6 +56,8 @@ class Experiment(Strict):
     def _check(self) -> "Experiment":
         if (self.recipe is None) != (self.kind not in (COMPARE, "trees")):
             raise ValueError("recipe belongs to the kinds compare and trees, which need it")
+        if (self.parameters is None) == (self.kind == "merging"):
+            raise ValueError("parameters belongs to the kind merging, which needs it")
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")

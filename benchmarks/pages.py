@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import architecture_words, results, rules_table, toy_words, words
+from benchmarks import architecture_words, merging_words, results, rules_table, toy_words, words
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
@@ -39,6 +39,7 @@ _MEASUREMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 _TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "toy": toy_words.blocks,
     "architecture_cost": architecture_words.blocks,
+    "merging": merging_words.blocks,
 }
 
 Record = Mapping[str, Any]

@@ -127,6 +127,11 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import toy
 
         return {"results": toy.measure(say=say)}
+    if experiment.kind == "merging":
+        from benchmarks.merging import measure
+
+        assert experiment.parameters is not None  # the experiment's own check
+        return {"results": measure.measure(place, experiment.parameters, say)}
     from benchmarks import start_up
 
     return {"results": start_up.measure()}

@@ -100,4 +100,4 @@ def _config(layers: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), layers_for(float(sys.argv[2])))
+    make(Path(sys.argv[1]), int(sys.argv[2]))

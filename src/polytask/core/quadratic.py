@@ -7,7 +7,6 @@ accepted only if it meets the optimality conditions; the last resort is Lawson a
 """
 
 import numpy as np
-from scipy.optimize import nnls
 
 _SHIFT = 1e-13  # added to the unit diagonal, so that dependent tasks (a singular matrix) are no special case
 _EPSILON = float(np.finfo(float).eps)
@@ -47,8 +46,15 @@ def _compiled(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.nd
     """(solutions, whether each is optimal) by scipy's form of the last resort: faster for many variables."""
     values, vectors = _eigen(matrix)
     lengths = np.sqrt(values + _SHIFT)
-    x = np.stack([nnls(lengths[:, None] * vectors.T, b @ vectors / lengths, maxiter=30 * len(b))[0] for b in linear])
+    x = np.stack([_nnls(lengths[:, None] * vectors.T, b @ vectors / lengths) for b in linear])
     return x, _optimal(x, x @ matrix - linear)
+
+
+def _nnls(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The x >= 0 with the least |factor x - right|."""
+    from scipy.optimize import nnls  # here: its import takes longer than many a merge's start, and few rules solve this
+
+    return nnls(factor, right, maxiter=30 * factor.shape[1])[0]
 
 
 def _none(linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +77,7 @@ def _spanned(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.nda
         return _none(linear)
     factor = np.sqrt(values[kept, None]) * vectors[:, kept].T
     ones = np.ones(len(matrix))
-    p = ones + nnls(factor, -factor @ ones, maxiter=30 * len(ones))[0]
+    p = ones + _nnls(factor, -factor @ ones)
     p[matrix.diagonal() == 0] = 0.0  # a zero vector has no part in it
     x = (linear @ vectors[:, kept] / values[kept]) @ vectors[:, kept].T
     x += np.max(-x / np.where(p > 0, p, np.inf), axis=1, keepdims=True).clip(min=0) * p
