@@ -6,6 +6,7 @@ Departures  none known. Of equal magnitudes the first task's is taken.
 Cost        O(T) an element.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,4 +20,7 @@ def magnitude_max(stack: Float[Tensor, "T *shape"]) -> Float[Tensor, "*shape"]:
     Args:    stack: the task vectors of one parameter.
     Returns: the combined vector.
     """
-    return stack.gather(0, stack.abs().argmax(0, keepdim=True))[0]
+    largest = stack[0].clone()
+    for row in stack[1:]:
+        largest = torch.where(row.abs() > largest.abs(), row, largest)
+    return largest
