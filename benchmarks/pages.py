@@ -162,7 +162,8 @@ def _table_section(name: str, experiment: Experiment, record: Record) -> str:
 
 def _again(name: str, experiment: Experiment) -> list[str]:
     minutes = counted(round(experiment.minutes), "minute")
-    return [f"Again: `make bench ARGS={name}` (about {minutes} on two idle cores)."]
+    command = "make bench-merging" if experiment.kind == "merging" else f"make bench ARGS={name}"
+    return [f"Again: `{command}` (about {minutes} on two idle cores)."]
 
 
 def _taken_out(record: Record) -> list[str]:
