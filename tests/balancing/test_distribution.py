@@ -27,6 +27,7 @@ RULES = [
     "excess_mtl",
 ]
 DOUBLE_SAMPLING = ["modo", "sdmgrad"]
+IN_PARTS = ["upgrad in parts", "uncertainty in parts"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
 PROCEDURES = {
     "sharpness_aware": {"inner": "upgrad", "radius": 0.1},
@@ -110,6 +111,22 @@ def trained(name: str, rank: int, world: int) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in model.named_parameters()}
 
 
+def trained_by_parts(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Two steps of three parts each, of one rule on gradients and one on losses."""
+    model = made()
+    balancer = polytask.balancer(name.partition(" ")[0], tasks=TASKS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for steps in ((0, 1, 2), (3, 2, 1)):
+        optimizer.zero_grad()
+        for step in steps[:2]:
+            losses, counts, _ = task_losses(model, step, rank, world)
+            balancer.accumulate(losses, model, counts=counts)
+        losses, counts, _ = task_losses(model, steps[2], rank, world)
+        assert balancer.backward(losses, model, counts=counts).tasks == TASKS
+        optimizer.step()
+    return {key: value.detach() for key, value in model.named_parameters()}
+
+
 def trained_by_batches(name: str, rank: int, world: int) -> dict[str, Tensor]:
     """Three steps of three independent batches each; in the second, task b has labels on the first process only."""
     model = made()
@@ -130,6 +147,7 @@ def process(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     result: dict[str, object] = {name: trained(name, rank, 2) for name in NAMES}
     result |= {name: trained_by_batches(name, rank, 2) for name in DOUBLE_SAMPLING}
+    result |= {name: trained_by_parts(name, rank, 2) for name in IN_PARTS}
     model = made()
     losses, counts, _ = task_losses(model, 0, rank, 2)
     if rank == 1:
@@ -150,9 +168,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", NAMES + DOUBLE_SAMPLING)
+@pytest.mark.parametrize("name", NAMES + DOUBLE_SAMPLING + IN_PARTS)
 def test_two_processes_equal_one(results: list[dict], name: str) -> None:
-    alone = trained_by_batches(name, 0, 1) if name in DOUBLE_SAMPLING else trained(name, 0, 1)
+    train = trained_by_batches if name in DOUBLE_SAMPLING else trained_by_parts if name in IN_PARTS else trained
+    alone = train(name, 0, 1)
     for key, value in alone.items():
         assert torch.equal(results[0][name][key], results[1][name][key]), f"the replicas differ in {key}"
         torch.testing.assert_close(results[0][name][key], value, rtol=1e-9, atol=1e-12)

@@ -88,3 +88,20 @@ def test_a_procedure_around_a_rule_of_several_batches():
     for inner in ("modo", "moco"):
         with pytest.raises(BadValue, match="allowed: a rule that reads one batch and remembers no gradients"):
             job(train__rule={"kind": "sharpness_aware", "inner": inner})
+
+
+@pytest.mark.parametrize("rule", ["upgrad", "uncertainty"])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(tmp_path, rule):
+    whole = train(tmp_path / "whole", train__rule=rule)
+    parts = train(tmp_path / "parts", train__rule=rule, train__accumulate=3)
+    assert parts["steps"] == whole["steps"]
+    for a, b in zip(events(tmp_path / "parts", "step"), events(tmp_path / "whole", "step"), strict=True):
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-4)
+        assert a["weights"] == pytest.approx(b["weights"], rel=1e-3)
+
+
+def test_parts_that_cannot_be():
+    with pytest.raises(Inconsistent, match="'modo' reads independent batches, and takes no batch in parts"):
+        job(train__rule="modo", train__accumulate=2)
+    with pytest.raises(BadValue, match="stage 'train': accumulate is 9; allowed: at most batch_size, 8"):
+        job(train__batch_size=8, train__accumulate=9)

@@ -15,7 +15,8 @@ from polytask.balancing.clusters import Clusters, clusters_of
 from polytask.balancing.double_sampling import DoubleSamplingEngine
 from polytask.balancing.engine import Step
 from polytask.balancing.group_rules import GroupRules
-from polytask.balancing.options import check_engine, check_options, new_engine
+from polytask.balancing.micro_batches import MicroBatches, combined_parts
+from polytask.balancing.options import check_engine, check_options, check_parts, new_engine
 from polytask.balancing.procedure_rules import ProcedureRules, applied
 from polytask.balancing.report import BackwardReport
 from polytask.balancing.session import VALIDATION, Forward, Session
@@ -91,6 +92,25 @@ class Balancer:
             self._check_tasks(self.tasks)
         self._rules = self._new_rules()
         self.step = 0
+        self._parts: MicroBatches | None = None  # of the step that is being accumulated
+
+    def accumulate(
+        self,
+        losses: Mapping[str, Tensor],
+        model: Model,
+        *,
+        counts: Mapping[str, float] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Takes a part of the step's batch, means over `counts` labels; `backward` takes the last and balances all."""
+        check_parts(self.spec, self.engine_name)
+        one_batch(losses, f"rule {self.spec.name!r}")
+        if self._clusters is not None:
+            losses, counts = self._clusters.joined(losses, counts, self.step)
+        self._learn_tasks(losses)
+        self._parts = self._parts or MicroBatches()
+        factor = 1.0 if scaler is None else float(scaler.scale(torch.ones(())))
+        self._parts.add(losses, counts, named_parameters(model), self.step, factor)
 
     def backward(
         self,
@@ -131,7 +151,8 @@ class Balancer:
             forward = self._clusters.joining(forward, given[-1][1], self.step)
             given = [self._clusters.joined(*each, self.step) for each in given]
             subset = None if subset is None else self._clusters.joined(subset, None, self.step)[0]
-        found, batches = self._losses(given, model)
+        parts, self._parts = self._parts, None  # a step that fails is over
+        found, batches = self._losses(given, model) if parts is None else self._whole(parts, given[0], model, scaler)
         if not found.tasks:
             if distribution.active():  # no process has a label: the same for all of them
                 return BackwardReport([], found.values, {})
@@ -153,7 +174,7 @@ class Balancer:
         )
         states = self._rules.states()
         try:
-            report = self._report(step, forward, given[-1][1])
+            report = self._report(step, forward, given[-1][1], parts, found)
         except BaseException:  # a step that did not happen leaves no trace in the rule
             self._rules.restore(states)
             raise
@@ -243,12 +264,30 @@ class Balancer:
             return new_applied()
         return ProcedureRules(lambda: self._new_rule(self.tasks or []), new_applied)
 
-    def _report(self, step: Step, forward: Forward | None, counts: Mapping[str, float] | None) -> BackwardReport:
+    def _whole(
+        self, parts: MicroBatches, last: tuple[Any, Any], model: Model | None, scaler: Any
+    ) -> tuple[StepLosses, None]:
+        """The losses over all parts of the step, this the last."""
+        named, (losses, counts) = named_parameters(model), last
+        self._learn_tasks(losses)
+        parts.add(losses, counts, named, self.step, 1.0 if scaler is None else float(scaler.scale(torch.ones(()))))
+        return parts.losses(self.tasks or [], next(iter(named.values())).device), None
+
+    def _report(
+        self,
+        step: Step,
+        forward: Forward | None,
+        counts: Mapping[str, float] | None,
+        parts: MicroBatches | None,
+        losses: StepLosses,
+    ) -> BackwardReport:
         """Writes the gradients."""
         if isinstance(self._rules, ProcedureRules):
             assert forward is not None  # it was required
             session = Session(step, forward, self.tasks or [], counts, self._priority, self._rules.inner)
             found = self._rules.run(session)
+        elif parts is not None:
+            found = combined_parts(parts, step, losses.counts, self._rules)
         elif self.spec.weighs_losses:
             return weigh_losses(step, self._rules)
         else:

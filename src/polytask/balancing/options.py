@@ -6,7 +6,7 @@ from typing import Any
 from polytask.balancing.engine import Engine
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Choice, check_parameters, parameters_of
-from polytask.core.errors import BadValue
+from polytask.core.errors import BadValue, Inconsistent
 from polytask.core.rules import RuleSpec
 
 ENGINES = Catalogue(
@@ -59,3 +59,12 @@ def check_options(spec: RuleSpec, groups: str, scale: str, where: str) -> None:
             raise BadValue(
                 "scale", scale, "published | sum | mean: the rule sees no gradient whose norm it could set", where
             )
+
+
+def check_parts(spec: RuleSpec, engine: str) -> None:
+    """Inconsistent if a step cannot be made of parts."""
+    if spec.form == "procedure" or spec.double_sampling:
+        why = "is a procedure" if spec.form == "procedure" else "reads independent batches"
+        raise Inconsistent(f"rule {spec.name!r} {why}, and takes no batch in parts")
+    if engine not in ("exact", "layerwise", "auto"):
+        raise Inconsistent(f"engine {engine!r} takes no batch in parts: use engine 'exact'")

@@ -60,14 +60,14 @@ class Attached:
         """Kinds of those that compare the tasks' gradients at one representation."""
         return list(self._with_term)
 
-    def check(self, stage: str, devices: Devices, balancer: Balancer) -> None:
-        """An error where what is done would not be the method."""
+    def check(self, stage: str, devices: Devices, balancer: Balancer, accumulate: int) -> None:
+        """An error where what is done would not be the method; `accumulate` is how many parts a step has."""
         for kind, attachment in self._with_term.items():
             where = f"stage {stage!r}, attachment {kind!r}"
             if not attachment.spreads:
                 _require_one_process(where, devices)
-            if balancer.batches > 1:
-                parts = f"of which a step has {balancer.batches}"
+            if balancer.batches * accumulate > 1:
+                parts = f"of which a step has {balancer.batches * accumulate}"
                 raise Inconsistent(f"{where}: its term compares the rows of a whole batch, {parts}")
             if devices.scaler is not None:
                 raise Inconsistent(f"{where}: its term is not scaled as precision fp16 needs; use bf16 or float32")
@@ -79,6 +79,8 @@ class Attached:
                     f"{where}: the encoder has no modality branches, whose outputs pass through a module "
                     "polytask.sharing.Branches before they are fused"
                 )
+            if accumulate > 1:
+                raise Inconsistent(f"{where}: it needs one pass of a whole batch, of which a step has {accumulate}")
             if balancer.engine.reads != "representation" and not balancer.spec.weighs_losses:
                 raise Inconsistent(
                     f"{where}: it calibrates what the tasks' combined gradient passes on, and engine "

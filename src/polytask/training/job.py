@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from polytask.balancing import Balancer, balancer
+from polytask.balancing.options import check_parts
 from polytask.core.constraints import TaskName, TaskNames
 from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
@@ -149,6 +150,12 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
         seed=seed,
         **{**_by_role(stage, targets), **stage.rule.parameters},
     )
+    if stage.accumulate > 1:
+        check_parts(made.spec, made.engine_name)
+    if stage.batch_size < stage.accumulate:
+        raise BadValue(
+            "accumulate", stage.accumulate, f"at most batch_size, {stage.batch_size}", f"stage {stage.name!r}"
+        )
     if stage.batch_size < made.batches:
         least = f"{made.batches} or more: rule {stage.rule.kind!r} splits a step's rows into independent batches"
         raise BadValue("batch_size", stage.batch_size, least, f"stage {stage.name!r}")

@@ -155,6 +155,8 @@ class StageSpec(Strict):
             the run's first stage on; a stage that does not name it leaves it as it is.
         epochs, steps: the length; one of the two, or neither for one epoch.
         batch_size: rows a step, over all processes.
+        accumulate: parts that a step's rows are computed in, one after the other, where all at once need too much
+            memory; the step is that of the whole batch.
         clip: largest norm of the gradient; null leaves it.
         early_stopping: see there.
     """
@@ -170,6 +172,7 @@ class StageSpec(Strict):
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     clip: float | None = Field(default=None, gt=0)
     early_stopping: EarlyStoppingSpec | None = None
 

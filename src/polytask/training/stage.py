@@ -82,7 +82,7 @@ class Stage:
         for kind in self.attached.with_term:
             where = f"stage {spec.name!r}, attachment {kind!r}"
             _require_one_representation(where, "no such attachment", model, list(used), list(self.targets))
-        self.attached.check(spec.name, devices, self.balancer)
+        self.attached.check(spec.name, devices, self.balancer, spec.accumulate)
         self._parameters = dict((self._generated or model).named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
@@ -119,6 +119,7 @@ class Stage:
             parameters=self._parameters,
             seed=self._seeds.at(step),
             clip=self.spec.clip,
+            number_of_parts=self.spec.accumulate,
             validation=() if self._validation is None else self._validation.at(step),
             fraction=self.spec.rule.engine.fraction,
         )

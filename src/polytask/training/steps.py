@@ -80,6 +80,21 @@ def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | 
     return model.from_representation(shared[-1], tasks)
 
 
+def _accumulated(
+    model: nn.Module,
+    pieces: Sequence[Batch],
+    targets: Mapping[str, Target],
+    balancer: Balancer,
+    devices: Devices,
+    parameters: Mapping[str, Tensor],
+) -> bool:
+    """Whether a part of the step has a label, which the balancer then knows of."""
+    found = task_losses(model, pieces, targets, devices)
+    if found.losses:
+        balancer.accumulate(found.losses, parameters, counts=found.counts, scaler=devices.scaler)
+    return bool(found.losses)
+
+
 def parts(pieces: Sequence[Batch], number: int) -> list[list[Batch]]:
     """The rows of a step as several batches of their own; rows are in random order, so the batches are independent."""
     return [[piece.part(place, number) for piece in pieces] for place in range(number)]
@@ -97,6 +112,7 @@ def train_step(
     parameters: Mapping[str, Tensor],
     seed: int,
     clip: float | None,
+    number_of_parts: int = 1,
     validation: Sequence[Batch] = (),
     fraction: float | None = None,
 ) -> BackwardReport | None:
@@ -109,17 +125,21 @@ def train_step(
         seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
             generator back as it found it), so a resumed run draws the same.
         clip: the largest norm of the gradient.
+        number_of_parts: of the rows, which are computed one after the other.
         validation: the batch for rules that need one; the same rows in every process.
         fraction: of the rows, for engine "subset"; None is a quarter.
     """
     devices.seed(seed)
     needs_representation = balancer.engine.reads == "representation"
     wanted = needs_representation or attached.reads_representation
+    *earlier, last = parts(pieces, number_of_parts)
+    any_earlier = [_accumulated(model, part, targets, balancer, devices, parameters) for part in earlier]
     found = [
-        task_losses(model, part, targets, devices, representation=wanted) for part in parts(pieces, balancer.batches)
+        task_losses(model, part, targets, devices, representation=wanted) for part in parts(last, balancer.batches)
     ]
     several, first = len(found) > 1, found[0]
-    if devices.world == 1 and not any(all(task in each.losses for each in found) for task in first.losses):
+    here = any(all(task in each.losses for each in found) for task in first.losses)
+    if devices.world == 1 and not here and not any(any_earlier):
         return None
     terms = attached.gradients(first.losses, first.counts, first.representation, parameters)  # uses no graph up
     again = Forward(model, pieces, validation, targets, devices, seed)
