@@ -14,9 +14,10 @@ import yaml
 
 from cli.conftest import Polytask
 from cli.small_recipe import recipe, table, write_recipe
+from polytask.core.names import METHODS
 from polytask.sharing import ATTACHMENTS
 
-COMMANDS = ("demo", "init", "train", "compare", "predict", "evaluate", "rules", "report", "recipes")
+COMMANDS = ("demo", "init", "train", "compare", "merge", "predict", "evaluate", "rules", "report", "recipes")
 TWO_STEPS = ("--set", "train.steps=2", "--set", "train.epochs=null")
 
 
@@ -124,6 +125,11 @@ def test_rules(polytask: Polytask) -> None:
         assert words in attached
     assert json.loads(polytask("rules", "rep_mtl", "--json").stdout)["form"] == "attachment"
     assert [about["name"] for about in shown if about["form"] == "attachment"] == ATTACHMENTS.names()
+    assert [about["name"] for about in shown if about["form"] == "merge method"] == list(METHODS)
+    assert json.loads(polytask("rules", "ties", "--json").stdout)["steps"] == ["trim", "elect"]
+    assert "polytask merge --rule ties --base BASE" in polytask("rules", "ties").stdout
+    assert "transforms: [trim]" in polytask("rules", "trim").stdout
+    assert "no rule 'tise' (did you mean 'ties'?)" in polytask("rules", "tise").error
 
 
 def test_recipes(polytask: Polytask, folder: Path) -> None:

@@ -10,7 +10,7 @@ from polytask.cli.options import AsJson, Out
 
 EXAMPLES = (
     "polytask merge plan.yaml --out merged",
-    "polytask merge --rule ties --base base --task a=first --task b=second --out merged --set density=0.2",
+    "polytask merge --rule ties --base base --task a=first --task b=second --out merged",
     "polytask merge mergekit.yaml --out merged --dry-run",
 )
 

@@ -1,4 +1,4 @@
-"""`polytask rules`: what balances tasks, and what each rule needs."""
+"""`polytask rules`: what balances tasks or merges models, and what each rule needs."""
 
 import re
 from typing import Annotated, Any
@@ -7,32 +7,41 @@ import typer
 
 from polytask.cli.options import AsJson
 
-EXAMPLES = ("polytask rules", "polytask rules upgrad", "polytask rules --json")
+EXAMPLES = ("polytask rules", "polytask rules upgrad", "polytask rules ties", "polytask rules --json")
 
 
 def rules(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One rule, in full.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the rules that balance tasks, and attachments; NAME shows one with its source, parameters and promises."""
-    from polytask.cli import attachments
+    """List the rules that balance tasks or merge checkpoints, and attachments; NAME shows one in full."""
+    from polytask.cli import attachments, merges
     from polytask.cli.showing import show_json
     from polytask.core.catalogue import load_entry_points
+    from polytask.core.errors import UnknownName
     from polytask.core.rules import find, rule_names
 
     load_entry_points()
+    every = [*rule_names(), *attachments.ATTACHMENTS.names(), *merges.names()]
+    if name is not None and name not in every:
+        raise UnknownName("rule", name, every)
+    specs = [find(rule) for rule in rule_names() if name in (None, rule)]
     attached = [each for each in attachments.ATTACHMENTS.names() if name in (None, each)]
-    specs = [find(rule) for rule in (rule_names() if name is None else [] if attached else [name])]
+    merging = [each for each in merges.names() if name in (None, each) and not (name and specs)]
     if as_json:
         described = [_described(spec) for spec in specs] + [attachments.described(each) for each in attached]
+        described += [merges.described(each) for each in merging]
         show_json(described if name is None else described[0])
     elif name is None:
         _list(specs, attachments.listed())
+    elif specs:
+        _show(specs[0])
     elif attached:
         heading, fields = documented(attachments.documentation(attachments.ATTACHMENTS.find(name)))
         _print_one(name, heading, fields + attachments.fields(name))
     else:
-        _show(specs[0])
+        heading, fields = documented(merges.documentation(name))
+        _print_one(name, heading, fields + merges.fields(name))
 
 
 def _described(spec: Any) -> dict[str, Any]:
@@ -73,6 +82,7 @@ _ARGUMENTS = {"forward": {"forward", "validation"}, "counts": {"counts"}}  # of 
 
 
 def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
+    from polytask.cli import merges
     from polytask.cli.showing import console
 
     rows = []
@@ -84,12 +94,16 @@ def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
     screen.print(_grid(rows))
     screen.print("\nAttachments, at the representation that tasks share, beside any rule:\n", soft_wrap=True)
     screen.print(_grid(attached))
+    for heading, names in ((merges.HEADING, merges.METHODS), (merges.TRANSFORMS, merges.transform_names())):
+        screen.print(f"\n{heading}\n", soft_wrap=True)
+        screen.print(_grid(merges.listed(list(names))))
     text = "One in full: polytask rules NAME. In a recipe: train: {rule: NAME, attachments: [NAME]}."
     screen.print(f"\n{text}", soft_wrap=True, markup=False)
 
 
 def _show(spec: Any) -> None:
     from polytask.core.rules import CLAIMS, NEEDS
+    from polytask.merging.contract import on_vectors
 
     heading, fields = documented(_documentation(spec))
     if not any(name == "Source" for name, _ in fields):
@@ -105,6 +119,7 @@ def _show(spec: Any) -> None:
         ("Promises", "\n".join(claims) or "none"),
         ("In a loop", "\n".join([f"balancer = polytask.balancer({spec.name!r})", *_calls(spec)])),
         ("In a recipe", f"train: {{rule: {spec.name}}}"),
+        *([("In a merge", f"polytask merge --rule {spec.name} ...")] if on_vectors(spec) else []),
     ]
     _print_one(spec.name, heading, rows)
 
