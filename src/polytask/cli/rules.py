@@ -22,12 +22,13 @@ def rules(
     from polytask.core.rules import find, rule_names
 
     load_entry_points()
-    every = [*rule_names(), *attachments.ATTACHMENTS.names(), *merges.names()]
+    of_merges = [*merges.methods(), *merges.transforms()]
+    every = [*rule_names(), *attachments.ATTACHMENTS.names(), *dict.fromkeys(spec.name for spec in of_merges)]
     if name is not None and name not in every:
         raise UnknownName("rule", name, every)
     specs = [find(rule) for rule in rule_names() if name in (None, rule)]
     attached = [each for each in attachments.ATTACHMENTS.names() if name in (None, each)]
-    merging = [each for each in merges.names() if name in (None, each) and not (name and specs)]
+    merging = [spec for spec in of_merges if name in (None, spec.name)]
     if as_json:
         described = [_described(spec) for spec in specs] + [attachments.described(each) for each in attached]
         described += [merges.described(each) for each in merging]
@@ -40,8 +41,9 @@ def rules(
         heading, fields = documented(attachments.documentation(attachments.ATTACHMENTS.find(name)))
         _print_one(name, heading, fields + attachments.fields(name))
     else:
-        heading, fields = documented(merges.documentation(name))
-        _print_one(name, heading, fields + merges.fields(name))
+        for spec in merging:  # a method may have the name of its transform
+            heading, fields = documented(merges.documentation(spec))
+            _print_one(name, heading, fields + merges.fields(spec))
 
 
 def _described(spec: Any) -> dict[str, Any]:
@@ -94,9 +96,9 @@ def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
     screen.print(_grid(rows))
     screen.print("\nAttachments, at the representation that tasks share, beside any rule:\n", soft_wrap=True)
     screen.print(_grid(attached))
-    for heading, names in ((merges.HEADING, merges.METHODS), (merges.TRANSFORMS, merges.transform_names())):
+    for heading, of_merges in ((merges.HEADING, merges.methods()), (merges.TRANSFORMS, merges.transforms())):
         screen.print(f"\n{heading}\n", soft_wrap=True)
-        screen.print(_grid(merges.listed(list(names))))
+        screen.print(_grid(merges.listed(of_merges)))
     text = "One in full: polytask rules NAME. In a recipe: train: {rule: NAME, attachments: [NAME]}."
     screen.print(f"\n{text}", soft_wrap=True, markup=False)
 
