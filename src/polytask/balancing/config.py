@@ -1,7 +1,7 @@
 """ConFIG: the direction that has the same positive cosine with every task gradient.
 
 Source      Liu, Chu and Thuerey 2024, "ConFIG: towards conflict-free training of physics informed neural networks",
-            arXiv:2408.11104, equations 2 to 4: g_v = U^+ 1 with the unit gradients as rows of U, and the update
+            arXiv:2408.11104: g_v = U^+ 1 with the unit gradients as rows of U, and the update
             (sum_t g_t . g_u) g_u with g_u = g_v / |g_v|.
 Departures  the pseudo-inverse goes through the Gram matrix C = U U^T of the unit gradients (U^+ = U^T C^+), with
             singular values of U below 1e-6 counted as 0. Where U^+ 1 = 0, as for two opposite gradients, there is no
@@ -20,7 +20,7 @@ from polytask.core.rules import rule
 
 @rule(
     "config",
-    source="arXiv:2408.11104, equations 2 to 4",
+    source="arXiv:2408.11104",
     needs=("gram",),
     scale="sum",
     claims=("permutation", "homogeneous", "linear_under_scaling"),

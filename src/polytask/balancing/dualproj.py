@@ -1,7 +1,7 @@
 """DualProj: the mean of the task gradients, projected onto the cone of directions that hurt no task.
 
 Source      Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning", arXiv:1706.08840,
-            equations 8 to 11.
+            the dual quadratic program.
 Departures  there the gradient of the current task is projected and the memories' gradients constrain it; here, as in
             Quinton and Rey 2024 (arXiv:2406.16232, section 4), it is the mean of all tasks, and all of them
             constrain it. No margin is added to the dual variables and nothing to G.
@@ -18,7 +18,7 @@ from polytask.core.rules import rule
 
 @rule(
     "dualproj",
-    source="arXiv:1706.08840, equations 8 to 11",
+    source="arXiv:1706.08840, the dual quadratic program",
     needs=("gram",),
     scale="mean",
     claims=("permutation", "homogeneous", "non_conflicting", "nonnegative_weights", "strongly_stationary"),

@@ -1,6 +1,6 @@
 """Dynamic weight average: a task whose loss falls more slowly than the others' gets more weight.
 
-Source      Liu, Johns and Davison 2019, arXiv:1803.10704, equations 7 and 8.
+Source      Liu, Johns and Davison 2019, arXiv:1803.10704, dynamic weight average.
 Departures  none. As there, losses are averaged over an epoch and the weights are 1 in the first two epochs; a task that
             was absent from one of the last two epochs counts as unchanged (ratio 1), a case that the paper does not
             have.
@@ -39,7 +39,7 @@ def after_epoch(state: DwaState) -> DwaState:
 
 @rule(
     "dwa",
-    source="arXiv:1803.10704, equations 7 and 8",
+    source="arXiv:1803.10704, dynamic weight average",
     needs=("losses",),
     scale="sum",
     claims=("permutation", "homogeneous", "nonnegative_weights", "linear_under_scaling"),

@@ -1,6 +1,6 @@
 """GradVac: turns each task's gradient towards another's until their cosine is what it has been on average.
 
-Source      Wang, Tsvetkov, Firat and Cao 2021, "Gradient vaccine", arXiv:2010.05874, Algorithm 1, equations 2 and 3.
+Source      Wang, Tsvetkov, Firat and Cao 2021, "Gradient vaccine", arXiv:2010.05874, Algorithm 1.
 Departures  none in exact arithmetic. It works on the Gram matrix: a turned gradient is a combination of the tasks'
             gradients, and only its coefficients are kept. Its components are the balancer's `groups`. The paper does
             not say what an undefined cosine means: a zero gradient, and one that was turned to zero, is left alone,

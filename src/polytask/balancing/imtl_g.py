@@ -1,6 +1,6 @@
 """IMTL-G: the combination of the task gradients that has equal projections onto all of them.
 
-Source      Liu, Li, Kuang et al. 2021, "Towards impartial multi-task learning", ICLR 2021, equations 4 to 6. Their
+Source      Liu, Li, Kuang et al. 2021, "Towards impartial multi-task learning", ICLR 2021, gradient balance. Their
             closed form is G a = c |g| with sum a = 1, written with differences of the gradients.
 Departures  it is solved through the Gram matrix of the unit gradients, so that lengths which differ by many orders of
             magnitude do no harm. Where that is singular: if only the zero vector has equal projections (more tasks
@@ -22,7 +22,7 @@ from polytask.core.rules import rule
 
 @rule(
     "imtl_g",
-    source="ICLR 2021, Liu et al., equations 4 to 6",
+    source="ICLR 2021, Liu et al., IMTL-G",
     needs=("gram",),
     scale="mean",
     claims=("permutation", "homogeneous"),

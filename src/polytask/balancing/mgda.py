@@ -1,7 +1,7 @@
 """MGDA: the shortest vector in the convex hull of the task gradients, a common descent direction.
 
-Source      Desideri 2012, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", theorem 2.2;
-            for deep networks Sener and Koltun 2018, arXiv:1810.04650, equation 4.
+Source      Desideri 2012, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization";
+            for deep networks Sener and Koltun 2018, arXiv:1810.04650.
 Departures  the minimum is found exactly by an active-set method, where Sener and Koltun stop a Frank-Wolfe iteration
             early; gradients are not normalised, as in both papers' formulas.
 Cost        about T solves of size T; see core.geometry.min_norm_point.
@@ -16,7 +16,7 @@ from polytask.core.rules import rule
 
 @rule(
     "mgda",
-    source="arXiv:1810.04650, equation 4",
+    source="arXiv:1810.04650",
     needs=("gram",),
     scale="mean",
     claims=("permutation", "homogeneous", "non_conflicting", "nonnegative_weights", "convex_weights", "stationary"),
