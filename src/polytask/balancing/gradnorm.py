@@ -2,7 +2,7 @@
 
 Source      Chen, Badrinarayanan, Lee and Rabinovich 2018, arXiv:1711.02257, Algorithm 1.
 Departures  norms are those over all shared parameters (the paper: the last shared layer); private parameters keep
-            their own task's gradient unweighted. The derivative of the loss on norms is divided by the mean norm, so no scale
+            their own task's gradient unweighted. The norms' derivative is divided by their mean, so no scale
             of the losses matters, and followed by Adam. A weight that would fall below 1e-6 stays there. L_t(0)
             is the first loss that a task shows.
 Cost        T backward passes for the norms; O(T) besides.
