@@ -136,7 +136,7 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
     for block in span:
         start, stop = piece.cuts[block]
         values, base = piece.read(start, stop, not piece.checked)
-        seen = Sums.of_rows(values, base) if run.measure else None  # first: the stages may overwrite the rows
+        seen = Sums.of_rows(values, base, block) if run.measure else None  # first: the stages may overwrite the rows
         combined = piece.through(values, base, block, 0, len(piece.stages))
         _write(run, work, start, combined, base)
         if seen is not None:
@@ -152,12 +152,12 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
         last = len(piece.stages) - 1
         combined = piece.through(values, base, 0, last, last + 1)
         del values
-        for start, stop in piece.cuts:
+        for block, (start, stop) in enumerate(piece.cuts):
             rows, below = piece.read(start, stop, False)
             part = combined[start:stop]
             _write(run, work, start, part, below)
             if run.measure:
-                seen = Sums.of_rows(rows, below)
+                seen = Sums.of_rows(rows, below, block)
                 seen.merged = float(part @ part)
                 total = seen if total is None else total.add(seen)
     return total
