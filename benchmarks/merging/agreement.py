@@ -161,11 +161,13 @@ def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[int, i
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     arguments.add_argument("--mergekit", type=Path, required=True, help="mergekit-yaml of another environment")
-    programme = arguments.parse_args().mergekit.absolute()
+    arguments.add_argument("cases", nargs="*", metavar="CASE", help="by default all")
+    given = arguments.parse_args()
+    programme = given.mergekit.absolute()
     print("| case | elements that differ | largest difference | |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         write_models(Path(scratch))
-        for name, values in CASES.items():
+        for name, values in {name: CASES[name] for name in given.cases or CASES}.items():
             folder = Path(scratch)
             (folder / "case.yml").write_text(yaml.safe_dump(values))
             theirs = by_mergekit(programme, folder)

@@ -56,6 +56,14 @@ def test_the_figures_hold_the_measured_values(tmp_path: Path) -> None:
     assert drawn == {"m<th": [0.1] * 3, "code": [0.2] * 3, "merged": [0.15] * 3}
 
 
+def test_masks_are_compared_where_there_are_transforms(tmp_path: Path) -> None:
+    whole = {**layer("", 0.1), "kept": [[0.5, 0.2], [0.2, 0.3]]}
+    (agree, *_) = panels(read_merge(write_merge(tmp_path / "x", whole=whole)))
+    assert [plot.heading for plot in agree.plots] == ["Cosines", "Signs", "Masks"]
+    assert agree.plots[2].spec["data"][0]["z"][0][1] == pytest.approx(0.2 / 0.6, abs=1e-5)
+    assert "m&lt;th keeps 50&nbsp;%, code keeps 30&nbsp;%" in agree.caption
+
+
 def test_one_task_has_no_pairs(tmp_path: Path) -> None:
     alone = {
         "elements": 1,

@@ -120,6 +120,14 @@ def test_spelling_is_checked(tmp_path: Path, change: dict[str, Any], message: st
     assert message in str(caught.value)
 
 
+def test_a_rule_for_two_models_takes_two(tmp_path: Path) -> None:
+    write_family(tmp_path, "abc")
+    tasks = {task: task for task in "abc"}
+    with pytest.raises(PolytaskError, match="rule 'slerp': the number of tasks is 3; allowed: 2"):
+        assembled(tmp_path, {"tasks": tasks, "rule": "slerp"})
+    assert assembled(tmp_path, {"base": "base", "tasks": {"a": "a"}, "rule": "nearswap"}).jobs
+
+
 def without(values: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in values.items() if name not in names}
 

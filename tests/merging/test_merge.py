@@ -70,6 +70,10 @@ def test_the_output_says_where_it_came_from_and_its_plan_does_it_again(tmp_path:
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     measured = json.loads((out / "interference.json").read_text())
     assert measured["whole"]["cosines"][0][0] == pytest.approx(1.0)
+    kept = measured["whole"]["kept"]
+    share = sum(value.numel() // 2 for value in load_file(out / "model.safetensors").values()) / 112
+    assert kept[0][0] == pytest.approx(share)  # half of each tensor, or one more for all together
+    assert 0 < kept[0][1] < kept[0][0]
     assert [layer["layer"] for layer in measured["layers"]] == [
         "model.embed_tokens",
         *(f"model.layers.{number}" for number in range(3)),

@@ -127,6 +127,12 @@ def test_spelling_is_checked_before_any_model_is_opened(tmp_path: Path) -> None:
         dry_run(tmp_path, {**PLAN, "rule": "tise"})
 
 
+def test_an_input_that_stands_twice_is_told(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    found = dry_run(tmp_path, {**PLAN, "tasks": {"a": "a", "twin": "a", "none": "base"}})
+    assert found["notes"] == ["twin is the same as a: a", "none is the same as base: base"]
+
+
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     write_family(tmp_path)
     path = tmp_path / "b" / "model.safetensors"

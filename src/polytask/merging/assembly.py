@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName, nearest
+from polytask.core.rules import RuleSpec
 from polytask.merging import private
 from polytask.merging.contract import Pipeline
 from polytask.merging.inputs import Candidate, Inputs, candidates
@@ -205,6 +206,9 @@ class _Assembler:
         pipeline = self._pipelines.at(candidate.name, depth, tasks, candidate.part)
         sources = {task: candidate.sources[task] for task in tasks}
         base = candidate.base if pipeline.of != "models" else None
+        spec = pipeline.rule.spec
+        if isinstance(spec, RuleSpec):
+            spec.check_number(len(tasks) + (pipeline.of == "base and models" and base is not None))
         self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth)
 
     def _output_dtype(self, candidate: Candidate) -> torch.dtype:

@@ -8,7 +8,7 @@ from polytask.core import geometry
 from polytask.merging.jobs import TensorJob
 from polytask.merging.outcome import TensorReport
 
-SIGNS = 4  # signs are compared in one block of so many, the first of a tensor always
+SIGNS = 4  # signs and masks are compared in one block of so many, the first of a tensor always
 _LOW, _HIGH = 1e-20, 1e30
 
 
@@ -21,6 +21,8 @@ class Sums:
     both: Tensor | None  # elements where both are not zero
     base: float
     merged: float = 0.0
+    kept: Tensor | None = None  # elements that both tasks' transforms keep, for each pair; None without transforms
+    masked: int = 0  # elements among which these are
 
     @classmethod
     def of_rows(cls, rows: Tensor, base: Tensor | None, block: int) -> "Sums":
@@ -33,7 +35,16 @@ class Sums:
             both = (present @ present.T).double()
         return cls(_gram(rows), agreement, both, 0.0 if base is None else float(base @ base))
 
+    def see_kept(self, rows: Tensor, block: int) -> None:
+        """Of the same block after the transforms: [T, n], where an element that was left out is 0 or False."""
+        if block % SIGNS == 0:
+            present = (rows != 0).float()
+            self.kept, self.masked = (present @ present.T).double(), rows.shape[1]
+
     def add(self, other: "Sums") -> "Sums":
+        if other.kept is not None:
+            self.kept = other.kept if self.kept is None else self.kept.add_(other.kept)
+            self.masked += other.masked
         self.gram += other.gram
         if other.agreement is not None and other.both is not None:
             self.agreement = other.agreement if self.agreement is None else self.agreement.add_(other.agreement)
@@ -57,6 +68,7 @@ class Sums:
             merged_norm=self.merged**0.5,
             base_norm=self.base**0.5 if job.base else None,
             weights=weights,
+            kept=[] if self.kept is None else (self.kept / self.masked).tolist(),
         )
 
 

@@ -18,6 +18,7 @@ class TensorReport:
         merged_norm: length of what was added to the base (of the result where no base was subtracted).
         base_norm: length of the base's values, None without a base.
         weights: task -> the weight that a rule on Gram matrices chose for this tensor; empty for other rules.
+        kept: [T][T], share of elements that the transforms of both tasks keep; empty without transforms.
         taken: True for a tensor that was taken over, not merged; then nothing else was measured.
     """
 
@@ -31,6 +32,7 @@ class TensorReport:
     merged_norm: float = 0.0
     base_norm: float | None = None
     weights: dict[str, float] = field(default_factory=dict)
+    kept: list[list[float]] = field(default_factory=list)
     taken: bool = False
 
 

@@ -91,7 +91,7 @@ def described(read: Read, inputs: Inputs, assembly: Assembly, written: int) -> d
     return {
         "plan": plan.resolved(),
         "departures": list(read.departures),
-        "notes": assembly.notes,
+        "notes": [*assembly.notes, *_same_files(inputs)],
         "read": {name: _read(model.reference, model.weights.files()) for name, model in inputs.named.items()},
         "tensors": {
             "merged": len(assembly.merged),
@@ -102,6 +102,17 @@ def described(read: Read, inputs: Inputs, assembly: Assembly, written: int) -> d
         "donor": donor,
         "write": {"bytes": written, "files": sorted(carried(plan, inputs, assembly))},
     }
+
+
+def _same_files(inputs: Inputs) -> list[str]:
+    """A line for each input that is the same files as one before it."""
+    seen: dict[str, str] = {}
+    lines = []
+    for name, model in inputs.named.items():
+        first = seen.setdefault(model.weights.fingerprint(), name)
+        if first != name:
+            lines.append(f"{name} is the same as {first}: {model.reference}")
+    return lines
 
 
 def _read(reference: str, files: Sequence[Path]) -> dict[str, Any]:

@@ -137,7 +137,11 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
         start, stop = piece.cuts[block]
         values, base = piece.read(start, stop, not piece.checked)
         seen = Sums.of_rows(values, base, block) if run.measure else None  # first: the stages may overwrite the rows
-        combined = piece.through(values, base, block, 0, len(piece.stages))
+        last = len(piece.stages) - 1
+        values = piece.through(values, base, block, 0, last)
+        if seen is not None and last:
+            seen.see_kept(values, block)
+        combined = piece.through(values, base, block, last, last + 1)
         _write(run, work, start, combined, base)
         if seen is not None:
             seen.merged = float(combined @ combined)
@@ -150,6 +154,8 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
     with run.budget.of(4 * work.job.elements * (len(piece.tasks) + 2)):
         values, base = assembled(piece)
         last = len(piece.stages) - 1
+        # The rule may overwrite what it is given.
+        kept = [values[:, start:stop] != 0 for start, stop in piece.cuts] if run.measure and last else []
         combined = piece.through(values, base, 0, last, last + 1)
         del values
         for block, (start, stop) in enumerate(piece.cuts):
@@ -158,6 +164,8 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
             _write(run, work, start, part, below)
             if run.measure:
                 seen = Sums.of_rows(rows, below, block)
+                if kept:
+                    seen.see_kept(kept[block], block)
                 seen.merged = float(part @ part)
                 total = seen if total is None else total.add(seen)
     return total

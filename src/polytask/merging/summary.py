@@ -15,7 +15,8 @@ def interference(report: MergeReport, tasks: Sequence[str]) -> dict[str, Any]:
     """What stands in interference.json: the whole model, then its layers in the order of the model.
 
     Cosines are exact: inner products and squared lengths add up over tensors. A layer's share of conflicting signs is
-    the mean of its tensors' shares, weighted by their elements.
+    the mean of its tensors' shares, weighted by their elements. `kept` holds the shares of elements that the transforms
+    of both tasks keep, on the diagonal those of one task; it is empty where the plan has no transforms.
     """
     merged = [tensor for tensor in report.tensors if not tensor.taken]
     layers: dict[str, list[TensorReport]] = {}
@@ -61,15 +62,18 @@ class _Pair:
 def _summed(tensors: Iterable[TensorReport], tasks: Sequence[str]) -> dict[str, Any]:
     squares = dict.fromkeys(tasks, 0.0)
     pairs = {(a, b): _Pair() for a in tasks for b in tasks}
-    elements, merged, base = 0, 0.0, 0.0
+    kept = dict.fromkeys(pairs, 0.0)
+    elements, transformed, merged, base = 0, 0, 0.0, 0.0
     for tensor in tensors:
         elements += tensor.elements
+        transformed += tensor.elements if tensor.kept else 0
         merged += tensor.merged_norm**2
         base += (tensor.base_norm or 0.0) ** 2
         for i, first in enumerate(tensor.tasks):
             squares[first] += tensor.norms[i] ** 2
             for j, second in enumerate(tensor.tasks):
                 _add(pairs[first, second], tensor, i, j)
+                kept[first, second] += tensor.kept[i][j] * tensor.elements if tensor.kept else 0.0
     lengths = {task: sqrt(square) for task, square in squares.items()}
     return {
         "elements": elements,
@@ -78,6 +82,7 @@ def _summed(tensors: Iterable[TensorReport], tasks: Sequence[str]) -> dict[str, 
         "base_norm": sqrt(base),
         "cosines": [[_ratio(pairs[a, b].product, lengths[a] * lengths[b]) for b in tasks] for a in tasks],
         "conflicts": [[_ratio(pairs[a, b].conflicting, pairs[a, b].compared) for b in tasks] for a in tasks],
+        "kept": [[kept[a, b] / transformed for b in tasks] for a in tasks] if transformed else [],
     }
 
 

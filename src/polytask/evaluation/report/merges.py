@@ -47,14 +47,40 @@ def panels(merge: Merge) -> list[Panel]:
             _matrix("Cosines", whole["cosines"], tasks, "Cosines between the tasks' changes to the base"),
             _matrix("Signs", _agreement(whole["conflicts"]), tasks, "Equal signs minus opposite signs, as shares"),
         )
+        kept = whole.get("kept") or []
+        if kept:
+            plots += (
+                _matrix("Masks", _overlaps(kept), tasks, "Elements that both tasks keep, of those that either keeps"),
+            )
         caption = (
             "Between the tasks' vectors, fine-tuned minus base. Signs: the share of elements that two tasks change in "
             "the same direction less the share in opposite ones; 0 is what two unrelated changes have."
+            + (
+                f" Masks: the elements that both keep of those that either keeps; {_densities(kept, tasks)}."
+                if kept
+                else ""
+            )
         )
         found.append(Panel("Do the tasks agree?", caption, {}, plots))
     if len(layers) > 1:
         found += [panel for panel in (_cosines_by_layer(merge), _lengths_by_layer(merge)) if panel is not None]
     return found
+
+
+def _overlaps(kept: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    """Of two masks, what is in both over what is in either."""
+
+    def share(i: int, j: int) -> float | None:
+        either = kept[i][i] + kept[j][j] - kept[i][j]
+        return kept[i][j] / either if either > 0 else None
+
+    return [[share(i, j) for j in range(len(kept))] for i in range(len(kept))]
+
+
+def _densities(kept: Sequence[Sequence[float]], tasks: Sequence[str]) -> str:
+    return ", ".join(
+        f"{escape(task)} keeps {fixed(100 * kept[i][i], 0)}&nbsp;%" for i, task in enumerate(tasks[:MOST_TASKS])
+    )
 
 
 def _agreement(conflicts: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
