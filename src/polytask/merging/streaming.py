@@ -11,7 +11,7 @@ from torch import Tensor
 from polytask.core.blocks import bounds
 from polytask.core.errors import NotFinite
 from polytask.merging.contract import Pipeline
-from polytask.merging.interference import Sums
+from polytask.merging.interference import SIGNS, Sums
 from polytask.merging.jobs import TensorJob
 from polytask.merging.outcome import TensorReport
 from polytask.merging.passes import SPAN, Piece, assembled, measure
@@ -154,8 +154,9 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
     with run.budget.of(4 * work.job.elements * (len(piece.tasks) + 2)):
         values, base = assembled(piece)
         last = len(piece.stages) - 1
-        # The rule may overwrite what it is given.
-        kept = [values[:, start:stop] != 0 for start, stop in piece.cuts] if run.measure and last else []
+        # Looked at first: the rule may overwrite what it is given.
+        looked_at = enumerate(piece.cuts) if run.measure and last else ()
+        kept = {block: values[:, start:stop] != 0 for block, (start, stop) in looked_at if block % SIGNS == 0}
         combined = piece.through(values, base, 0, last, last + 1)
         del values
         for block, (start, stop) in enumerate(piece.cuts):
@@ -164,7 +165,7 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
             _write(run, work, start, part, below)
             if run.measure:
                 seen = Sums.of_rows(rows, below, block)
-                if kept:
+                if block in kept:
                     seen.see_kept(kept[block], block)
                 seen.merged = float(part @ part)
                 total = seen if total is None else total.add(seen)
