@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import polytask
-from polytask.cli import compare, demo, evaluate, init, merge, predict, recipes, report, rules, train
+from polytask.cli import compare, demo, evaluate, init, merge, predict, recipes, report, rules, store, train
 from polytask.cli.command import register
 
 app = typer.Typer(
@@ -22,6 +22,10 @@ register(app, "init", init.init, examples=init.EXAMPLES)
 register(app, "train", train.train, examples=train.EXAMPLES, loads=True)
 register(app, "compare", compare.compare, examples=compare.EXAMPLES, loads=True)
 register(app, "merge", merge.merge, examples=merge.EXAMPLES, loads=True)
+stores = typer.Typer(help="Many fine-tuned models in one small directory.", no_args_is_help=True)
+register(stores, "pack", store.pack, examples=store.PACK_EXAMPLES)
+register(stores, "get", store.get, examples=store.GET_EXAMPLES)
+app.add_typer(stores, name="store")
 register(app, "predict", predict.predict, examples=predict.EXAMPLES, loads=True)
 register(app, "evaluate", evaluate.evaluate, examples=evaluate.EXAMPLES, loads=True)
 register(app, "rules", rules.rules, examples=rules.EXAMPLES, loads=True)

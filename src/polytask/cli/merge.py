@@ -75,6 +75,14 @@ def _plan(
         return plan, settings
     if rule is None or not tasks:
         raise MissingInput("a merge needs PLAN, or --rule NAME and --task NAME=MODEL")
+    changes = [_of_rule(setting) for setting in settings]
+    return {"version": 1, "base": base, "tasks": named_models(tasks), "rule": {"kind": rule, "parameters": {}}}, changes
+
+
+def named_models(tasks: list[str]) -> dict[str, str]:
+    """`NAME=MODEL` of each --task, name -> model."""
+    from polytask.core.errors import BadValue
+
     models: dict[str, str] = {}
     for given in tasks:
         name, equals, model = given.partition("=")
@@ -83,8 +91,7 @@ def _plan(
         if name in models:
             raise BadValue("--task", given, f"a name that is not taken; {name} is {models[name]}")
         models[name] = model
-    changes = [_of_rule(setting) for setting in settings]
-    return {"version": 1, "base": base, "tasks": models, "rule": {"kind": rule, "parameters": {}}}, changes
+    return models
 
 
 def _of_rule(setting: str) -> str:
@@ -114,7 +121,7 @@ def _show(found: Mapping[str, Any]) -> None:
     rule = found["plan"]["rule"]["kind"]
     would = "would be " if found["dry_run"] else ""
     for name, about in found["read"].items():
-        screen.print(f"{name}: {about['model']} ({_size(about['bytes'])})", soft_wrap=True, markup=False)
+        screen.print(f"{name}: {about['model']} ({size_in_words(about['bytes'])})", soft_wrap=True, markup=False)
     screen.print(
         f"{tensors['merged']:,} tensors {would}merged by {rule}, {tensors['taken']:,} taken over, "
         f"{len(tensors['left_out']):,} left out; {found['parameters']:,} parameters.",
@@ -123,12 +130,12 @@ def _show(found: Mapping[str, Any]) -> None:
     if found["dry_run"]:
         files = ", ".join(["the weights", *found["write"]["files"]])
         screen.print(
-            f"{found['out']} would get {_size(found['write']['bytes'])}: {files}.", soft_wrap=True, markup=False
+            f"{found['out']} would get {size_in_words(found['write']['bytes'])}: {files}.", soft_wrap=True, markup=False
         )
         return
     _show_interference(found, screen)
     out = found["out"]
-    screen.print(f"{_size(found['bytes_written'])} written in {found['seconds']:.1f} s.", soft_wrap=True)
+    screen.print(f"{size_in_words(found['bytes_written'])} written in {found['seconds']:.1f} s.", soft_wrap=True)
     screen.print(f"\nThe model:   {out}", soft_wrap=True, markup=False)
     screen.print(f"The report:  polytask report {out}", soft_wrap=True, markup=False)
 
@@ -149,7 +156,7 @@ def _show_interference(found: Mapping[str, Any], screen: Any) -> None:
     screen.print(f"Least alike: {first} and {second}, cosine {cosine:.2f}{signs}.", soft_wrap=True, markup=False)
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
     """Bytes as people read them."""
     value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
