@@ -48,7 +48,7 @@ def test_commands_and_make_targets_exist(page: Path) -> None:
     from polytask.cli import app
 
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    known = {"make": targets, "polytask": [command.name for command in app.registered_commands]}
+    known = {"make": targets, "polytask": [each.name for each in (*app.registered_commands, *app.registered_groups)]}
     for block in blocks(page):
         for command in commands(block) if block.language == "console" else []:
             programme, *rest = command.words
