@@ -1,6 +1,7 @@
 """Every mismatch is one clear error before the first tensor is merged."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polytask
 from merging.families import LAYERS, TOKENS, fine_tuned, tensors, write_family, write_model
 from polytask.core.errors import PolytaskError
 from polytask.merging.jobs import Take, TensorJob
+from polytask.merging.opening import open_model
 from polytask.merging.preflight import check_space
 
 PLAN: dict[str, Any] = {"base": "base", "tasks": {"a": "a", "b": "b"}, "rule": "task_arithmetic"}
@@ -145,3 +147,13 @@ def test_models_of_other_types_are_read_and_need_the_outputs_type(tmp_path: Path
     torch.save({name: value.half() for name, value in family["a"].items()}, tmp_path / "half.pt")
     plan = {**PLAN, "tasks": {"a": "half.pt"}, "dtype": "float16"}
     assert dry_run(tmp_path, plan)["tensors"]["merged"] == len(family["a"])
+
+
+def test_models_written_in_the_same_moment_are_told_apart(tmp_path: Path) -> None:
+    """Same names, sizes and times: a continued merge must not take one for the other."""
+    write_family(tmp_path)
+    for name in "ab":
+        os.utime(tmp_path / name / "model.safetensors", ns=(1, 1))
+    first, second = (open_model(str(tmp_path / name)).weights.fingerprint() for name in "ab")
+    assert first != second
+    assert dry_run(tmp_path)["notes"] == []

@@ -106,10 +106,10 @@ def described(read: Read, inputs: Inputs, assembly: Assembly, written: int) -> d
 
 def _same_files(inputs: Inputs) -> list[str]:
     """A line for each input that is the same files as one before it."""
-    seen: dict[str, str] = {}
+    seen: dict[tuple[Path, ...], str] = {}
     lines = []
     for name, model in inputs.named.items():
-        first = seen.setdefault(model.weights.fingerprint(), name)
+        first = seen.setdefault(tuple(Path(file).resolve() for file in model.weights.files()), name)
         if first != name:
             lines.append(f"{name} is the same as {first}: {model.reference}")
     return lines

@@ -71,7 +71,12 @@ class SafetensorsFile:
         except OSError as error:
             raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from None
         self.entries, self.metadata = _parsed(self.path, header, status.st_size)
-        self._identity = (self.path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(header).hexdigest())
+        self._identity = (
+            str(self.path.resolve()),
+            status.st_size,
+            status.st_mtime_ns,
+            hashlib.sha256(header).hexdigest(),
+        )
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         entry = self.entries[name]
