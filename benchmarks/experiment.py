@@ -27,8 +27,9 @@ class Experiment(Strict):
         rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`.
         against: the row that the others are seen beside: the page then shows a line a row with its difference to that
             one, and no scores of tasks.
-        beside: the experiment whose table shows these rows too. Recipe, settings, seeds, learning rates and `against`
-            are that one's; single-task models and the row `against` are measured again, and must come out the same.
+        beside: the experiment whose table shows these rows too (of kind toy: these rules). Recipe, settings, seeds,
+            learning rates and `against` are that one's; single-task models and the row `against` are measured again,
+            and must come out the same.
         parameters: of the models that are merged.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
@@ -59,6 +60,8 @@ class Experiment(Strict):
         if (self.parameters is None) == (self.kind == "merging"):
             raise ValueError("parameters belongs to the kind merging, which needs it")
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
+        if self.kind == "toy" and self.beside is not None:
+            told -= {"rules"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")
         if self.against is not None and self.against not in (self.rules or ()):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import architecture_words, merging_words, results, rules_table, toy_words, words
+from benchmarks import architecture_words, merging_words, results, rules_table, toy, toy_words, words
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
@@ -67,8 +67,8 @@ def page(folder: Path = results.FOLDER) -> str:
             parts.append(_section(name, experiments[name], record, records))
     for name, experiment in experiments.items():
         record = records[name]
-        if experiment.kind in _TABLES and record is not None:
-            parts.append(_table_section(name, experiment, record))
+        if experiment.kind in _TABLES and experiment.beside is None and record is not None:
+            parts.append(_table_section(name, experiment, _parts(name, records)))
     costs = [
         _measurement(name, experiment, record)
         for name, experiment in experiments.items()
@@ -154,10 +154,21 @@ def _parts(name: str, records: Mapping[str, Record | None]) -> dict[str, Record]
     return {other: record for other in names if (record := records[other]) is not None}
 
 
-def _table_section(name: str, experiment: Experiment, record: Record) -> str:
+def _table_section(name: str, experiment: Experiment, parts: Mapping[str, Record]) -> str:
     heading = [f"## {experiment.title}", "", experiment.about.strip(), ""]
-    body = [line for block in _TABLES[experiment.kind](record["results"]) for line in (block, "")]
-    return "\n".join([*heading, *body, words.provenance_sentence(record), *_again(name, experiment)]) + "\n"
+    body = [line for block in _blocks(experiment, parts) for line in (block, "")]
+    ends = [
+        line
+        for part, record in parts.items()
+        for line in (words.provenance_sentence(record), *_again(part, read_experiment(part)))
+    ]
+    return "\n".join([*heading, *body, *ends]) + "\n"
+
+
+def _blocks(experiment: Experiment, parts: Mapping[str, Record]) -> list[str]:
+    """Of a measurement, with those beside it."""
+    measured = [record["results"] for record in parts.values()]
+    return _TABLES[experiment.kind](toy.joined(*measured) if experiment.kind == "toy" else measured[0])
 
 
 def _again(name: str, experiment: Experiment) -> list[str]:
@@ -180,10 +191,10 @@ def _measurement(name: str, experiment: Experiment, record: Record) -> str:
 
 def _brief(name: str, experiment: Experiment, record: Record, folder: Path) -> str:
     """For another page: the verdicts on rules, networks beside the trees where there are some, else the whole table."""
+    parts = _parts(name, {other: results.newest(other, folder) for other in experiment_names()})
     if experiment.kind in _TABLES:
-        return _TABLES[experiment.kind](record["results"])[0] + "\n"
+        return _blocks(experiment, parts)[0] + "\n"
     if experiment.against is not None:
-        parts = _parts(name, {other: results.newest(other, folder) for other in experiment_names()})
         measured = results.joined(list(parts.values()))
         return rules_table.sentences(*rules_table.lines(measured, experiment.against)) + "\n"
     if experiment.kind in _MEASUREMENTS:

@@ -68,9 +68,10 @@ def run(
     }
     results.append(path, record)
     if experiment.kind == "toy":
-        from benchmarks import toy_picture
+        from benchmarks import toy, toy_picture
 
-        toy_picture.write(record["results"], picture)
+        base = results.newest(experiment.beside, folder) if experiment.beside else None
+        toy_picture.write(toy.joined(base["results"], record["results"]) if base else record["results"], picture)
     write_file(place / _RECORDED, f"{path}\n".encode())
     return path
 
@@ -126,7 +127,7 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
     if experiment.kind == "toy":
         from benchmarks import toy
 
-        return {"results": toy.measure(say=say)}
+        return {"results": toy.measure([str(rule) for rule in experiment.rules or ()] or None, say=say)}
     if experiment.kind == "merging":
         from benchmarks.merging import measure
 

@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from polytask.core.errors import PolytaskError
+from polytask.core.errors import CheckpointError, PolytaskError
 from polytask.core.names import RULES
 from polytask.core.rules import find, rule_names
 from polytask.core.state import Rule
@@ -213,3 +213,20 @@ def written(path: np.ndarray) -> str:
         if np.hypot(*(point - kept[-1])) >= SPACING:
             kept.append(point)
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in [*kept, path[-1]])
+
+
+def joined(first: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules of several results of `measure` as one.
+
+    Raises:
+        CheckpointError: they did not walk alike.
+    """
+    alike = ("steps", "learning_rate", "scale", "starts", "near", "stay")
+    rules, left_out = dict(first["rules"]), dict(first["left_out"])
+    for other in others:
+        for key in alike:
+            if first[key] != other[key]:
+                raise CheckpointError(f"results of the toy cannot be joined: {key} is {first[key]} and {other[key]}")
+        rules = {**rules, **{name: about for name, about in other["rules"].items() if name not in rules}}
+        left_out = {**other["left_out"], **left_out}
+    return {**first, "rules": rules, "left_out": left_out}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import toy, toy_picture, toy_words
+from polytask.core.errors import CheckpointError
 from polytask.core.rules import rule_names
 
 
@@ -56,6 +57,13 @@ def test_all_fitting_rules_take_a_step_and_are_drawn_and_told(tmp_path: Path) ->
     assert text.count("\n") == len(measured["rules"]) + 1
     assert "| mgda | 0 of 5 **!** | 5 | – |" in text
     assert "`mgda` (0 of 5, expected 5)" in toy_words.sentences(measured)
+
+
+def test_later_rules_join_where_they_walked_alike() -> None:
+    first, second = toy.measure(["equal"], steps=3), toy.measure(["mean"], steps=3)
+    assert list(toy.joined(first, second)["rules"]) == ["equal", "mean"]
+    with pytest.raises(CheckpointError, match="steps is 3 and 4"):
+        toy.joined(first, {**second, "steps": 4})
 
 
 def test_an_error_of_a_rule_is_told_and_ends_only_its_walk(monkeypatch: pytest.MonkeyPatch) -> None:
