@@ -166,6 +166,12 @@ def test_unknown_names_and_rules_on_losses_are_refused() -> None:
         apply(find_method("task_arithmetic")(weights={"d": 1}), example((3,)))
 
 
+def test_a_rule_says_what_its_gram_matrix_covers_by_default() -> None:
+    assert find_method("model_stock")().groups == find_method("slerp")().groups == "tensor"
+    assert find_method("metagpt")().groups == find_method("mgda")().groups == "all"
+    assert find_method("slerp")(groups="layer").groups == "layer"
+
+
 def test_numbers_by_task_reach_the_function_in_the_order_of_the_rows() -> None:
     vectors = example((4,))
     found = apply(find_method("task_arithmetic")(weights={"c": 2, "a": 0}, scale=3), vectors)

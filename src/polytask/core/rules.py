@@ -33,7 +33,7 @@ from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Parameter, parameters_of
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.names import RULES
-from polytask.core.statistics import Statistic
+from polytask.core.statistics import Scope, Statistic
 from polytask.core.tracking import Tracker
 
 NEEDS = {
@@ -100,6 +100,7 @@ class RuleSpec:
             with the base as row 0 ("base and models"), or deltas where there is a base and models where not ("either").
         otherwise: for a rule on matrices, the rule that combines what is no matrix.
         tasks: how many tasks it combines; None for any number.
+        groups: what one Gram matrix covers in a merge, unless the plan says otherwise: a tensor, a layer, or all.
     """
 
     name: str
@@ -122,6 +123,7 @@ class RuleSpec:
     of: Of = "deltas"
     otherwise: str | None = None
     tasks: int | None = None
+    groups: Scope = "all"
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         return self.function(*arguments, **parameters)
@@ -178,6 +180,7 @@ def rule(
     of: Of = "deltas",
     otherwise: str | None = None,
     tasks: int | None = None,
+    groups: Scope = "all",
 ) -> Callable[[Callable[..., Any]], RuleSpec]:
     """Declares the decorated function as the rule `name`. One not in the shipped table is added to the catalogue."""
     needs, claims = tuple(needs), frozenset(claims)
@@ -225,6 +228,7 @@ def rule(
             of=of,
             otherwise=otherwise,
             tasks=tasks,
+            groups=groups,
         )
         _check_signature(spec, list(arguments))
         shipped = RULES.get(name, "").partition(":")[0]

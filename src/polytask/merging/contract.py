@@ -27,7 +27,7 @@ Every rule that needs task vectors alone is a method too, by its own name.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from polytask.core import rules
@@ -243,7 +243,7 @@ def method(name: str, *, source: str) -> Callable[[Callable[..., Pipeline]], Met
     return declare
 
 
-VECTORS = (*rules.GRADIENTS, "base")
+VECTORS = ("gram", "stack", "matrix", "base")
 
 
 def on_vectors(spec: RuleSpec) -> bool:
@@ -270,6 +270,8 @@ def _rule_as_method(spec: RuleSpec) -> MethodSpec:
     """A pipeline of the rule alone, with `scale`, and `groups` for a rule on Gram matrices."""
     own = parameters_of(_grouped if spec.needs == ("gram",) else _scaled)
     own = {name: parameter for name, parameter in own.items() if name not in spec.parameters}
+    if "groups" in own:
+        own["groups"] = replace(own["groups"], default=spec.groups)
 
     def build(**parameters: Any) -> Pipeline:
         chosen = {name: parameters.pop(name) for name in own}

@@ -8,7 +8,7 @@ from torch import Tensor
 def adam(
     start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int, learning_rate: float, epsilon: float = 1e-8
 ) -> Tensor:
-    """The tensor after `steps` steps of Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; b1 .9, b2 .999)."""
+    """The tensor after `steps` steps of Adam (Kingma and Ba 2015, arXiv:1412.6980; b1 .9, b2 .999)."""
     value = start.clone()
     first, second = value.new_zeros(value.shape), value.new_zeros(value.shape)
     for step in range(1, steps + 1):

@@ -26,6 +26,7 @@ from polytask.merging.sphere import Sphere
     scale="mean",
     claims=("permutation", "homogeneous", "linear_under_scaling"),
     of="models",
+    groups="tensor",
 )
 def karcher(
     gram: Float[Tensor, "T T"],

@@ -4,6 +4,7 @@ Source      Jang et al. 2024, arXiv:2403.19522: for N fine-tunes whose task vect
             t = N cos a / (1 + (N - 1) cos a) times the mean of their weights and 1 - t times the base, layer by layer.
 Departures  cos a is the mean over the pairs, without those that have a zero vector and so no angle. The derivation
             takes it as positive; below 0 it counts as 0 here, unless `clip` is off. Of one task alone t is 1.
+            A layer is a tensor here; `groups` says otherwise.
 Cost        O(T^2) beside the Gram matrix.
 """
 
@@ -22,6 +23,7 @@ from polytask.core.rules import rule
     needs=("gram",),
     scale="mean",
     claims=("permutation", "homogeneous", "nonnegative_weights", "linear_under_scaling"),
+    groups="tensor",
 )
 def model_stock(gram: Float[Tensor, "T T"], *, clip: bool = True) -> Float[Tensor, "T"]:
     """Equal weights t / N.

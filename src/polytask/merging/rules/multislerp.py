@@ -27,6 +27,7 @@ from polytask.merging.sphere import Sphere
     scale="mean",
     claims=("permutation", "homogeneous", "linear_under_scaling"),
     of="either",
+    groups="tensor",
     trials=({"project": "orthogonal"},),
 )
 def multislerp(

@@ -1,7 +1,7 @@
 """SLERP: from the first model to the second along the great circle between them.
 
-Source      Shoemake 1985, "Animating rotation with quaternion curves", section 3.3: weights sin((1 - t) a) / sin a and
-            sin(t a) / sin a, a the angle between the two; as a merge of models documented by mergekit.
+Source      Shoemake 1985, "Animating rotation with quaternion curves": weights sin((1 - t) a) / sin a and sin(t a) /
+            sin a, a the angle between the two; as a merge of models, tensor by tensor, documented by mergekit.
 Departures  the models are not of equal length: the weights are applied to them as they are, as merging tools do. Where
             sin a vanishes (parallel, opposite or zero vectors) the weights are 1 - t and t; so they are where the
             cosine exceeds `straight`, which other tools have at 0.9995: ordinary fine-tunes lie beyond it.
@@ -22,11 +22,12 @@ from polytask.merging.sphere import TINY
 
 @rule(
     "slerp",
-    source="Shoemake 1985, section 3.3",
+    source="Shoemake 1985",
     needs=("gram",),
     scale="mean",
     claims=("homogeneous", "nonnegative_weights", "linear_under_scaling"),
     of="either",
+    groups="tensor",
     tasks=2,
     trials=({"t": 0.2},),
 )
