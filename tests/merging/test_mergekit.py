@@ -151,7 +151,7 @@ TIES = {"merge_method": "ties", "base_model": "base", "models": models(a={"weigh
         ({"tokenizer_source": "base"}, []),
         ({"merge_method": "dare_ties"}, ["dare_ties: kept elements are divided by", "dare_ties: which elements are"]),
         ({"merge_method": "dare_ties", "models": models(a={"weight": 1, "density": 1})}, []),
-        ({"merge_method": "breadcrumbs"}, ["breadcrumbs: every tensor keeps its share"]),
+        ({"merge_method": "breadcrumbs"}, ["breadcrumbs: how many of the largest elements"]),
     ],
 )
 def test_each_departure_that_is_met_is_a_line(change: dict[str, Any], lines: list[str]) -> None:

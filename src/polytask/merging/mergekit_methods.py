@@ -82,8 +82,8 @@ _TIES = {**_SUM, "normalize": "divide"}
 _DIVIDE = {"normalize": lambda value: "weights" if value else "none"}
 _RESCALE = {"rescale": lambda value: "density" if value else "none"}
 _EPSILON = {"epsilon": lambda value: 2 * value}  # the paper's is the whole width, mergekit's the half
-_SMALL = Departure(
-    "every tensor keeps its share of elements; mergekit zeroes the changes of tensors below 100 elements"
+_OUTLIERS = Departure(
+    "how many of the largest elements are outliers is rounded down; mergekit's count differs by one element a tensor"
 )
 
 METHODS: dict[str, Method] = {
@@ -197,7 +197,7 @@ METHODS: dict[str, Method] = {
             ignored=_INT8_MASK,
             only={"normalize": False, "rescale": False},
             settled={"density": 1.0, "outliers": 0.01, "scope": "tensor"},
-            departures=(_SMALL,),
+            departures=(_OUTLIERS,),
         ),
         Method(
             "breadcrumbs_ties",
@@ -209,7 +209,7 @@ METHODS: dict[str, Method] = {
             only={"rescale": False},
             convert=_DIVIDE,
             settled={"density": 1.0, "outliers": 0.01, "scope": "tensor", "elect": "weighted", "divide": "none"},
-            departures=(_SMALL,),
+            departures=(_OUTLIERS,),
         ),
         Method(
             "sce",
