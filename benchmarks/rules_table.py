@@ -147,8 +147,8 @@ def caption(others: Sequence[Line], results: Mapping[str, Any]) -> str:
         f"of the uncorrected 95 % Student t interval over {seeds}. p is Student's, corrected by Holm's procedure for "
         f"{tried}; ▲ and ▼ mark corrected p below {LEVEL:g}, ≈ the others. What varies with the seed is the "
         "initialisation and the order of the rows: the split is always the same. delta-m is beside single-task models. "
-        "A rule that reads losses takes one backward pass a step; gram and stack take one a task, cross_gram two. Every "
-        "rule has its default parameters, except where its name says otherwise."
+        "A rule that reads losses takes one backward pass a step; gram and stack take one a task, cross_gram two. "
+        "Every rule has its default parameters, except where its name says otherwise."
     )
 
 
