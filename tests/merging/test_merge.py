@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 import polytask
-from merging.families import fine_tuned, write_family, write_model
+from merging.families import fine_tuned, tensors, write_family, write_model
 from merging.in_memory import assembled, merged
 from merging.test_lora import pair, product, write_adapter
 from polytask.checkpoints import read_checkpoint, verify_checkpoint
@@ -188,6 +188,27 @@ def test_a_merge_of_transformers_models_opens_unchanged(tmp_path: Path) -> None:
     inputs = torch.tensor([[1, 2, 3]])
     assert opened(inputs).logits.shape == (1, 2)
     assert AutoModel.from_pretrained(tmp_path / "out")(inputs).last_hidden_state.shape == (1, 3, 8)
+
+
+def test_the_config_follows_what_the_plan_changes(tmp_path: Path) -> None:
+    config = {"model_type": "toy", "num_hidden_layers": 3, "vocab_size": 6, "torch_dtype": "float32"}
+    base = tensors(0)
+    for name, values in (("base", base), ("b", fine_tuned(base, 1))):
+        write_model(tmp_path / name, values, config)
+    larger = {name: torch.cat([value, torch.ones(2, 4)]) if len(value) == 6 else value for name, value in base.items()}
+    write_model(tmp_path / "a", fine_tuned(larger, 0), {**config, "vocab_size": 8})
+    (tmp_path / "b" / "generation_config.json").write_text("{}")
+    (tmp_path / "b" / "training_args.bin").write_bytes(b"")
+    polytask.merge(write_plan(tmp_path, vocabulary="largest", dtype="bfloat16", donor="b"), out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found == {**config, "vocab_size": 8, "torch_dtype": "bfloat16"}
+    assert (tmp_path / "out" / "generation_config.json").is_file()
+    assert not (tmp_path / "out" / "training_args.bin").exists()
+    slices = [{"inputs": {"b": {"layers": [0, 3]}}}, {"inputs": {"b": {"layers": [1, 3]}}}]
+    plan = {"tasks": {"b": "b"}, "rule": "passthrough", "slices": slices}
+    polytask.merge(write_plan(tmp_path, base=None, **plan), out=tmp_path / "stacked")
+    assert json.loads((tmp_path / "stacked" / "config.json").read_text())["num_hidden_layers"] == 5
+    assert "model.layers.4.mlp.weight" in load_file(tmp_path / "stacked" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
