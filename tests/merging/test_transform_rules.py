@@ -11,6 +11,7 @@ from polytask.core.noise import Noise
 from polytask.core.task_vectors import TaskVectors
 from polytask.merging.contract import Pipeline, find_method, find_transform, use_rule, use_transform
 from polytask.merging.memory import apply
+from polytask.merging.selection import largest
 from polytask.merging.transforms.magprune import by_magnitude
 
 TASKS = ["a", "b", "c"]
@@ -100,6 +101,15 @@ class TestTwoSided:
     def test_more_than_everything_is_refused(self) -> None:
         with pytest.raises(BadValue, match=r"outliers is 0.2; allowed: at most 1 - density, 0.1"):
             alone("two_sided", torch.ones(3), density=0.9, outliers=0.2)
+
+
+def test_largest_in_memory_is_trim_of_a_tensor() -> None:
+    """With ties, which go by index: values of half precision have many."""
+    values = (normal(4, 700) * 4).round() / 4
+    for density in (1e-9, 0.1, 0.29, 0.5, 1.0):
+        wanted = torch.stack([alone("trim", row, density=density, scope="tensor") for row in values])
+        assert torch.equal(largest(values, density), wanted)
+    assert largest(torch.zeros(2, 0), 0.5).shape == (2, 0)
 
 
 def test_select_keeps_the_positions_of_largest_variance() -> None:
