@@ -136,6 +136,19 @@ def test_convolutions_embeddings_and_transposed_layers(tmp_path: Path, base: Ope
     torch.testing.assert_close(found, scaling * (second.double() @ first.double()).T, rtol=1e-4, atol=1e-5)
 
 
+def test_an_embedding_that_is_saved_beside_its_factors_is_what_they_are_added_to(tmp_path: Path, base: Opened) -> None:
+    """As peft does where it adapts embeddings."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = torch.randn(2, 20, generator=generator), torch.randn(6, 2, generator=generator)
+    factors = {"embed.lora_embedding_A": first, "embed.lora_embedding_B": second}
+    whole_too = {**factors, "embed.base_layer.weight": base_values()["embed.weight"]}
+    alone, beside = (opened(write_adapter(tmp_path / str(len(given)), given), base) for given in (factors, whole_too))
+    assert torch.equal(whole(alone, "embed.weight"), whole(beside, "embed.weight"))
+    resized = {**factors, "embed.base_layer.weight": torch.ones(22, 6)}
+    with pytest.raises(PolytaskError, match=r"base_layer.weight' is \[22, 6\]; the base has \[20, 6\]"):
+        opened(write_adapter(tmp_path / "resized", resized), base)
+
+
 def test_fan_in_fan_out_is_transposed(tmp_path: Path) -> None:
     values = {"c.weight": torch.zeros(5, 7)}  # [in, out], as GPT-2 has it
     base = open_model(str(write_model(tmp_path / "base", values, {})))

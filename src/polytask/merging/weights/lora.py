@@ -23,7 +23,7 @@ CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_mo
 BLOCK = 1 << 16
 """Elements of a product that are computed at once."""
 
-_HEAD = "base_model.model."
+_HEAD, _BENEATH = "base_model.model.", ".base_layer."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
 
 
@@ -56,6 +56,7 @@ class LoraWeights:
         self._adapter, self._base = adapter, base
         self._config = _checked_config(directory)
         self._directory = directory
+        self._beneath: dict[str, str] = {}  # adapted embeddings are saved whole beside their factors
         self._products, self._whole = self._parts()
 
     def names(self) -> list[str]:
@@ -76,7 +77,8 @@ class LoraWeights:
     def read(self, name: str, start: int, stop: int) -> Tensor:
         if name in self._whole:
             return self._adapter.read(self._whole[name], start, stop)
-        values = self._base.read(name, start, stop)
+        beneath = self._beneath.get(name)
+        values = self._base.read(name, start, stop) if beneath is None else self._adapter.read(beneath, start, stop)
         return values.double() + self.change(name, start, stop) if name in self._products else values
 
     def adapted(self, name: str) -> bool:
@@ -122,11 +124,16 @@ class LoraWeights:
             found = _FACTOR.fullmatch(name)
             if found:
                 sides.setdefault((found["module"], bool(found["embedding"])), {})[found["side"]] = stored
-            elif name in known:
-                whole[name] = stored
+            elif name.replace(_BENEATH, ".") in known:
+                own = name.replace(_BENEATH, ".")
+                self._check_shape(own, stored)
+                (self._beneath if own != name else whole)[own] = stored
             else:
                 raise self._unknown(name, stored)
         products = {}
+        whole |= {
+            name: stored for name, stored in self._beneath.items() if (name.rpartition(".")[0], True) not in sides
+        }
         for (module, embedding), pair in sides.items():
             name = f"{module}.weight" if f"{module}.weight" in known else module
             if name not in known:
@@ -135,6 +142,11 @@ class LoraWeights:
                 raise CheckpointError(f"{self._directory}: {module!r} has lora_{next(iter(pair))} without the other")
             products[name] = self._product(name, module, pair, embedding)
         return products, whole
+
+    def _check_shape(self, name: str, stored: str) -> None:
+        found, wanted = self._adapter.shape(stored), self.shape(name)
+        if found != wanted:
+            raise CheckpointError(f"{self._directory}: {stored!r} is {list(found)}; the base has {list(wanted)}")
 
     def _unknown(self, name: str, stored: str) -> UnknownName:
         return UnknownName("parameter of the base", name, self._base.names(), f"{self._directory}, {stored}")
