@@ -131,9 +131,8 @@ class LoraWeights:
             else:
                 raise self._unknown(name, stored)
         products = {}
-        whole |= {
-            name: stored for name, stored in self._beneath.items() if (name.rpartition(".")[0], True) not in sides
-        }
+        adapted = [module for module, _ in sides]
+        whole |= {name: stored for name, stored in self._beneath.items() if name.rpartition(".")[0] not in adapted}
         for (module, embedding), pair in sides.items():
             name = f"{module}.weight" if f"{module}.weight" in known else module
             if name not in known:
