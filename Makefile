@@ -9,7 +9,7 @@ JOBS ?= auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint format wheel bench bench-merging docs constraints system-packages clean
+.PHONY: help install demo test test-all lint format wheel bench bench-merging bench-balancing docs constraints system-packages clean
 
 # The data sets that the slow tests and the benchmarks read. Name another folder with POLYTASK_DATA=...
 ifeq ($(origin POLYTASK_DATA), undefined)
@@ -93,6 +93,9 @@ $(MERGEKIT)/installed:
 
 bench-merging: $(DEV) $(MERGEKIT)/installed  ## time merges beside mergekit's, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks merging $(ARGS)
+
+bench-balancing: $(DEV)  ## what a balanced step costs, beside torchjd in an environment of its own
+	$(BIN)/python -m benchmarks balancing
 
 docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
 	$(BIN)/python docs/generate.py

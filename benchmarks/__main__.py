@@ -11,13 +11,18 @@ from benchmarks.pages import write_pages
 from benchmarks.running import run
 from polytask.core.errors import PolytaskError
 
-BY_NAME = ("merging",)  # not among all: `make bench-merging` gives it an environment of its own
+BY_NAME = ("merging", "balancing")  # not among all: `make bench-merging` and its like make environments of their own
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the experiments, and writes docs/benchmarks.md after each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; all but merging if none is named")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="experiments; all but those with an environment of their own if none is named",
+    )
     parser.add_argument("--list", action="store_true", help="names, expected minutes and the newest result of each")
     parser.add_argument("--tables-only", action="store_true", help="only write the documentation from the results")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of going on with interrupted runs")

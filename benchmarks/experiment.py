@@ -36,7 +36,15 @@ class Experiment(Strict):
     """
 
     kind: Literal[
-        "compare", "trees", "step_overhead", "trainer_overhead", "start_up", "toy", "architecture_cost", "merging"
+        "compare",
+        "trees",
+        "step_overhead",
+        "trainer_overhead",
+        "start_up",
+        "toy",
+        "architecture_cost",
+        "merging",
+        "balancing",
     ] = COMPARE
     title: str
     about: str

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import architecture_words, merging_words, results, rules_table, toy, toy_words, words
+from benchmarks.balancing import page as balancing_page
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
@@ -40,6 +41,7 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "toy": toy_words.blocks,
     "architecture_cost": architecture_words.blocks,
     "merging": merging_words.blocks,
+    "balancing": balancing_page.blocks,
 }
 
 Record = Mapping[str, Any]
@@ -173,7 +175,9 @@ def _blocks(experiment: Experiment, parts: Mapping[str, Record]) -> list[str]:
 
 def _again(name: str, experiment: Experiment) -> list[str]:
     minutes = counted(round(experiment.minutes), "minute")
-    command = "make bench-merging" if experiment.kind == "merging" else f"make bench ARGS={name}"
+    command = (
+        f"make bench-{experiment.kind}" if experiment.kind in ("merging", "balancing") else f"make bench ARGS={name}"
+    )
     return [f"Again: `{command}` (about {minutes} on two idle cores)."]
 
 

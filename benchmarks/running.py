@@ -124,6 +124,10 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import architecture_cost
 
         return {"results": architecture_cost.measured()}
+    if experiment.kind == "balancing":
+        from benchmarks.balancing import measure as balancing
+
+        return {"results": balancing.measure(say=say)}
     if experiment.kind == "toy":
         from benchmarks import toy
 

@@ -28,11 +28,17 @@ def nonnegative_quadratic(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """
     size = np.abs(linear).max(axis=1, initial=0.0)
     scaled = linear / np.where(size > 0, size, 1.0)[:, None]
-    result, accepted = _spanned(matrix, scaled) if len(scaled) > 2 else _none(scaled)
-    if not accepted.all():
+    result, accepted = np.zeros_like(scaled), np.zeros(len(scaled), dtype=bool)
+    is_singular = False
+    if len(scaled) > 2:
+        values, vectors = _eigen(matrix)
+        is_singular = bool(values[0] <= _RANK * values[-1]) and bool(matrix.diagonal().all())  # no zero vector
+        if is_singular:
+            result, accepted = _spanned(matrix, scaled, values, vectors)
+    if not accepted.all() and not is_singular:  # there pivoting would cycle on most rows
         result[~accepted], accepted[~accepted] = _block_pivoting(matrix, scaled[~accepted])
     if not accepted.all():
-        one_by_one = _compiled if len(matrix) > _FEW else _active_set
+        one_by_one = _compiled if is_singular or len(matrix) > _FEW else _active_set
         result[~accepted], accepted[~accepted] = one_by_one(matrix, scaled[~accepted])
     if not accepted.all():
         factor = square_root(matrix)
@@ -42,14 +48,6 @@ def nonnegative_quadratic(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
     return result * size[:, None]
 
 
-def _compiled(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(solutions, whether each is optimal) by scipy's form of the last resort: faster for many variables."""
-    values, vectors = _eigen(matrix)
-    lengths = np.sqrt(values + _SHIFT)
-    x = np.stack([_nnls(lengths[:, None] * vectors.T, b @ vectors / lengths) for b in linear])
-    return x, _optimal(x, x @ matrix - linear)
-
-
 def _nnls(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The x >= 0 with the least |factor x - right|."""
     from scipy.optimize import nnls  # here: its import takes longer than many a merge's start, and few rules solve this
@@ -57,31 +55,40 @@ def _nnls(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     return nnls(factor, right, maxiter=30 * factor.shape[1])[0]
 
 
-def _none(linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros_like(linear), np.zeros(len(linear), dtype=bool)
-
-
 def _eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     return np.maximum(values, 0.0), vectors
 
 
-def _spanned(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _spanned(
+    matrix: np.ndarray, linear: np.ndarray, values: np.ndarray, vectors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(solutions, whether each is optimal) where some p > 0 has M p = 0: then M x = b can be met with x >= 0.
 
     Any solution of M x = b will do, with as much of p added as makes it positive.
     """
-    values, vectors = _eigen(matrix)
     kept = values > _RANK * values[-1]
-    if kept.all():
-        return _none(linear)
     factor = np.sqrt(values[kept, None]) * vectors[:, kept].T
     ones = np.ones(len(matrix))
     p = ones + _nnls(factor, -factor @ ones)
-    p[matrix.diagonal() == 0] = 0.0  # a zero vector has no part in it
     x = (linear @ vectors[:, kept] / values[kept]) @ vectors[:, kept].T
-    x += np.max(-x / np.where(p > 0, p, np.inf), axis=1, keepdims=True).clip(min=0) * p
+    x += np.max(-x / p, axis=1, keepdims=True).clip(min=0) * p
     x = np.maximum(x, 0.0)
+    return x, _optimal(x, x @ matrix - linear)
+
+
+def _compiled(matrix: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(solutions, whether each is optimal) by scipy's form of the last resort: faster for many variables.
+
+    In as many dimensions as M has, or in all of them, shifted, if some b is not in M's range.
+    """
+    values, vectors = _eigen(matrix)
+    kept = values > _RANK * values[-1]
+    if kept.all() or np.abs(linear @ vectors[:, ~kept]).max() > 1e-9:
+        values, kept = values + _SHIFT, np.ones_like(kept)
+    lengths = np.sqrt(values[kept])
+    factor, targets = lengths[:, None] * vectors[:, kept].T, linear @ vectors[:, kept] / lengths
+    x = np.stack([_nnls(factor, target) for target in targets])
     return x, _optimal(x, x @ matrix - linear)
 
 

@@ -1,0 +1,69 @@
+"""Whether a rule's combined gradient is that of torchjd, on random Jacobians, both at the paper's parameters."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.core.rules import find
+from polytask.core.state import Rule
+
+TOLERANCE = 1e-5
+_DRAWS, _TASKS, _SIZE = 20, 5, 40
+
+# rule -> (its parameters, torchjd's class with its arguments)
+_PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "mean": ({}, "Mean", {}),
+    "mgda": ({}, "MGDA", {"epsilon": 1e-12, "max_iters": 20000}),
+    "pcgrad": ({}, "PCGrad", {}),
+    "gradvac": ({}, "GradVac", {}),
+    "upgrad": ({}, "UPGrad", {}),
+    "dualproj": ({}, "DualProj", {}),
+    "cagrad": ({"c": 0.5}, "CAGrad", {"c": 0.5}),
+    "imtl_g": ({}, "IMTLG", {}),
+    "nash_mtl": ({}, "NashMTL", {"n_tasks": _TASKS}),
+    "aligned_mtl": ({}, "AlignedMTL", {}),
+    "fairgrad": ({}, "FairGrad", {"alpha": 1.0}),
+    "config": ({}, "ConFIG", {}),
+    "krum": ({}, "Krum", {"n_byzantine": 1}),
+    "trimmed_mean": ({}, "TrimmedMean", {"trim_number": 1}),
+    "graddrop": ({}, "GradDrop", {}),
+}
+
+
+def compared() -> dict[str, dict[str, Any]]:
+    """Rule -> the largest relative difference of the combined gradients, with the best factor between the two."""
+    import torchjd.aggregation as theirs  # ty: ignore[unresolved-import]
+
+    found = {}
+    for name, (parameters, peer, arguments) in _PAIRS.items():
+        try:
+            found[name] = {"peer": peer, **_difference(name, parameters, partial(getattr(theirs, peer), **arguments))}
+        except (RuntimeError, TypeError, ValueError) as error:
+            found[name] = {"peer": peer, "error": f"{type(error).__name__}: {error}"}
+    return found
+
+
+def _difference(name: str, parameters: dict[str, Any], aggregator: Callable[[], Any]) -> dict[str, Any]:
+    spec = find(name)
+    worst, factors = 0.0, []
+    for draw in range(_DRAWS):
+        jacobian = torch.randn(_TASKS, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(draw))
+        jacobian -= 0.6 * jacobian.mean(0)
+        torch.manual_seed(draw)
+        their = aggregator()(jacobian)
+        our = _combined(spec, parameters, jacobian)
+        factor = float(our @ their / (their @ their))
+        worst = max(worst, float((our / factor - their).norm() / their.norm()))
+        factors.append(factor)
+    return {"difference": worst, "factors": [min(factors), max(factors)]}
+
+
+def _combined(spec: Any, parameters: dict[str, Any], jacobian: Tensor) -> Tensor:
+    rule = Rule(spec, [str(i) for i in range(len(jacobian))], **parameters)
+    if "stack" in spec.needs:
+        return rule(rule.tasks, jacobian)
+    given = {"gram": jacobian @ jacobian.T, "losses": torch.ones(len(jacobian), dtype=torch.float64)}
+    return rule(rule.tasks, *(given[need] for need in spec.needs)) @ jacobian
