@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polytask.core.names import RULES
 from polytask.core.rules import find, rule_names
 from polytask.core.state import Rule
 
@@ -31,7 +32,9 @@ def grams(tasks: int) -> dict[str, Tensor]:
 
 
 def gram_rules() -> list[str]:
-    return [name for name in rule_names() if find(name).needs == ("gram",) and find(name).returns == "weights"]
+    """Those for training."""
+    names = [name for name in rule_names() if not RULES.get(name, "").startswith("polytask.merging.")]
+    return [name for name in names if find(name).needs == ("gram",) and find(name).returns == "weights"]
 
 
 def measure() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
+from polytask.core.blas import one_thread
 from polytask.core.blockwise import in_blocks
 from polytask.core.constraints import PerTask, TaskName, TaskNames, check_parameters, named_by
 from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
@@ -177,7 +178,8 @@ class Rule:
 
     def _called(self, present: Sequence[str], function: Callable[..., Any], *inputs: Any, **extra: Any) -> Any:
         try:
-            return function(*inputs, **extra)
+            with one_thread(len(present)):
+                return function(*inputs, **extra)
         except BadRow as bad:
             what = f"{bad.what} of task {present[bad.row]!r}"
             raise BadValue(what, bad.found, bad.allowed, self._where) from None
