@@ -14,7 +14,7 @@ from polytask.merging.jobs import Source, Take, TensorJob
 from polytask.merging.weights.interface import Weights
 from polytask.merging.weights.safetensors import open_safetensors
 
-SHAPES = {"embed.weight": (300, 70), "layers.0.weight": (150, 500), "layers.0.bias": (150,), "norm.weight": (7,)}
+SHAPES = {"embed.weight": (300, 70), "layers.0.weight": (300, 1000), "layers.0.bias": (150,), "norm.weight": (7,)}
 
 
 def values(seed: int, shapes: Mapping[str, Sequence[int]] = SHAPES, scale: float = 1.0) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """A few threads, and torch on one thread in each of them."""
 
+import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -79,10 +81,25 @@ def one_thread_each() -> Iterator[None]:
     """torch computes on the thread that calls it: sums then have the same bits for any number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    _keep_freed_memory()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _keep_freed_memory() -> None:
+    """glibc keeps blocks that are freed for the next ones, where it can be told so; a fresh page costs more than a sum.
+
+    The first is the highest threshold that glibc's own adjustment ends at.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if tell is not None:
+        tell(_MMAP_THRESHOLD, 32 << 20)
+        tell(_TRIM_THRESHOLD, 128 << 20)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def processors() -> int:
