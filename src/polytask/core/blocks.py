@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 # Elements. Smaller blocks fit a core's cache better, but then two threads spend their time handing over Python's lock.
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 
 Granularity = Literal["element", "row", "tensor", "global"]
 
@@ -20,8 +20,8 @@ def bounds(shape: Sequence[int], granularity: Granularity = "element") -> list[t
 
     A block has BLOCK elements, or as many whole rows as fit (at least one) for what sees rows, or is the whole tensor.
 
-    >>> bounds((4, 80_000), "row")
-    [(0, 80000), (80000, 160000), (160000, 240000), (240000, 320000)]
+    >>> bounds((4, 150_000), "row")
+    [(0, 150000), (150000, 300000), (300000, 450000), (450000, 600000)]
     """
     size = math.prod(shape)
     step = {"element": BLOCK, "row": rows_at_once(shape) * row_length(shape)}.get(granularity, size)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from polytask.core.blocks import BLOCK
 from polytask.core.errors import BadValue
 from polytask.merging.contract import Pipeline
 from polytask.merging.fingerprint import fingerprint_of
@@ -20,6 +21,7 @@ from polytask.merging.streaming import Run, Tally, Work, merge_together, take_ov
 from polytask.merging.weights.safetensors import INDEX
 from polytask.merging.writer import Output, Workspace
 
+_COPIES = 5  # of a block's rows in float32 that a pipeline holds at a time, about
 MEMORY = 300 * 2**20
 SHARD = 5 * 10**9
 
@@ -68,7 +70,7 @@ def merge(
         output = Output(workspace, shards)
         tally = Tally(progress)
         try:
-            with output, Pool(threads or processors()) as pool, one_thread_each():
+            with output, Pool(_affordable(jobs, threads or processors(), memory)) as pool, one_thread_each():
                 run = Run(output, pool, Budget(memory), tally, measure)
                 pool.each(_calls(run, jobs, seed))
                 tally.finish()
@@ -86,6 +88,12 @@ def merge(
         index = {INDEX: index_bytes(shards)} if len(shards) > 1 else {}
         workspace.complete({**index, **(files(report, workspace.path) if files else {})})
     return report
+
+
+def _affordable(jobs: Sequence[TensorJob], threads: int, memory: int) -> int:
+    """As many threads as the memory holds the blocks of; no result depends on their number."""
+    rows = 2 + max(len(job.inputs) for job in jobs)
+    return max(1, min(threads, memory // (_COPIES * 4 * BLOCK * rows)))
 
 
 def _calls(run: Run, jobs: Sequence[TensorJob], seed: int) -> list[Callable[[], None]]:

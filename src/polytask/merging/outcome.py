@@ -14,7 +14,7 @@ class TensorReport:
         norms: length of each task's delta (of each model's values where no base was subtracted).
         cosines: [T][T], None beside a zero vector.
         conflicts: [T][T], share of opposite signs among the elements where both are not zero, None where none is; of
-            the first of every four blocks of 131,072 elements.
+            the first of every four blocks of 262,144 elements.
         merged_norm: length of what was added to the base (of the result where no base was subtracted).
         base_norm: length of the base's values, None without a base.
         weights: task -> the weight that a rule on Gram matrices chose for this tensor; empty for other rules.

@@ -16,7 +16,7 @@ from polytask.core.blocks import Granularity, bounds
 from polytask.core.statistics import located, visits
 from polytask.merging.stages import Stage
 
-SPAN = 16  # blocks that one thread takes at a time
+SPAN = 8  # blocks that one thread takes at a time
 
 # (start, stop, check) -> values [T, n] that the caller may overwrite, and the base's [n]; `check` looks for NaN
 Read = Callable[[int, int, bool], tuple[Tensor, Tensor | None]]

@@ -20,7 +20,7 @@ from polytask.core.statistics import Scope
 _BUCKETS = 1 << 15
 _INFINITE = 0x7F800000  # the bits of infinity
 _SAMPLED = 16  # one block of so many is looked at to find the window
-_REMEMBERED = 1 << 22  # elements of the window that are remembered block by block: 16 MB
+_REMEMBERED = 1 << 21  # elements of the window that are remembered block by block: 8 MB
 _WIDEST = 1 << 21  # values of a window whose histogram is taken where it holds more than that
 ALL = -1
 
