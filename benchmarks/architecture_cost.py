@@ -32,12 +32,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "home": {"experts": 1},
     "stem": {"shared_experts": 8, "task_experts": 1},
 }
+ENCODERS = {
+    "vector": {"kind": "mlp", "hidden_sizes": [WIDTH]},
+    "sequence": {"kind": "columns", "width": 16},  # a token a number
+}
 Step = Callable[[], float]
 
 
 def built(kind: str) -> MultiTaskModel:
     spec = ModelSpec.model_validate(
-        {"encoder": {"kind": "mlp", "hidden_sizes": [WIDTH]}, "sharing": {"kind": kind, **OPTIONS.get(kind, {})}}
+        {"encoder": ENCODERS[SHARING.find(kind).reads[0]], "sharing": {"kind": kind, **OPTIONS.get(kind, {})}}
     )
     return build_model(spec, InputSchema(shapes={"numeric": (INPUTS,)}), dict.fromkeys(TASKS, 1), seed=0)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from polytask.core.inputs import InputSchema
 from polytask.core.noise import Noise
-from polytask.sharing import ModelSpec, MultiTaskModel, build_model
+from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 
 TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3))
 IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
@@ -35,6 +35,8 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "cross_stitch": {"kind": "cross_stitch", "hidden_sizes": [7, 6]},
     "nddr": {"kind": "nddr", "hidden_sizes": [7, 6]},
     "sluice": {"kind": "sluice", "hidden_size": 6, "orthogonality": 0.1},
+    "task_tokens": {"kind": "task_tokens", "heads": 2},
+    "safe": {"kind": "safe", "start": 0.3},
     "single": {"kind": "single"},
 }
 
@@ -63,4 +65,6 @@ def table_model(
 ) -> MultiTaskModel:
     heads = {"topic": [9]} if "topic" in outputs else {}
     options = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8], **encoder}
+    if isinstance(sharing, dict) and SHARING.find(sharing["kind"]).reads == ("sequence",):
+        options = {"kind": "columns", "width": 8}
     return build_model(ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed)

@@ -177,6 +177,49 @@ def home_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     return mixture(f"sharing.own.{task}", stream, mine + of_group + for_all, mine)
 
 
+def safe_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    share = 1 / (1 + (-tensors[f"sharing.gates.{task}.logit"]).exp())
+    own = encoder_reference(tensors, f"sharing.encoders.{task}", inputs)
+    return share * encoder_reference(tensors, "sharing.encoder", inputs) + (1 - share) * own
+
+
+def normalised(tensors: Tensors, name: str, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+
+def linear(tensors: Tensors, name: str, x: Tensor) -> Tensor:
+    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+
+def task_tokens_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """A row at a time; features read features, the task's token reads features and itself."""
+    columns = [inputs["numeric"][:, [j]] * tensors["sharing.encoder.weight"][j] for j in range(5)]
+    table, offset = tensors["sharing.encoder.embeddings.tables.8.weight"], 0
+    for column, cardinality in enumerate(TABLE.cardinalities):
+        columns.append(table[offset + inputs["categorical"][:, column]])
+        offset += cardinality
+    tokens = torch.stack(columns, dim=1) + tensors["sharing.encoder.bias"]
+    rows = []
+    for row in tokens:
+        x = torch.cat([row, tensors[f"sharing.tokens.{task}.vector"][None]])
+        for layer in (0, 1):
+            block = f"sharing.blocks.{layer}"
+            read = torch.zeros_like(x)
+            q, k, v = linear(tensors, f"{block}.inwards", normalised(tensors, f"{block}.attention_norm", x)).chunk(3, 1)
+            for head in (slice(0, 4), slice(4, 8)):
+                for place in range(9):
+                    seen = slice(0, 9 if place == 8 else 8)
+                    weights = (k[seen, head] @ q[place, head] / 2).softmax(0)
+                    read[place, head] = weights @ v[seen, head]
+            x = x + linear(tensors, f"{block}.outwards", read)
+            inner = linear(tensors, f"{block}.network.0", normalised(tensors, f"{block}.network_norm", x))
+            x = x + linear(tensors, f"{block}.network.3", inner * (1 + torch.erf(inner / 2**0.5)) / 2)
+        rows.append(normalised(tensors, "sharing.norm", x[8]))
+    return torch.stack(rows)
+
+
 # ---- towers
 
 
@@ -227,5 +270,7 @@ REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "cross_stitch": cross_stitch_reference,
     "nddr": nddr_reference,
     "sluice": sluice_reference,
+    "task_tokens": task_tokens_reference,
+    "safe": safe_reference,
     "single": single_reference,
 }

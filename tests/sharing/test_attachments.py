@@ -295,7 +295,16 @@ def test_a_model_computes_with_it(kind: str, sharing: str) -> None:
     assert all(torch.equal(again(inputs)[task], outputs[task]) for task in OUTPUTS)
 
 
-@pytest.mark.parametrize("sharing", [kind for kind in SHARING.names() if kind != "single"])
+def test_a_sequence_takes_none() -> None:
+    spec = ModelSpec(encoder={"kind": "columns", "width": 8}, sharing="task_tokens")
+    with pytest.raises(MissingInput, match="attachment 'rotograd' reads vectors; the encoder gives a sequence"):
+        build_model(spec, TABLE, OUTPUTS, seed=0, attachments=[ATTACHMENTS.find("rotograd").Options(dimensions=2)])
+
+
+VECTORS = [kind for kind in SHARING.names() if kind != "single" and "vector" in SHARING.find(kind).reads]
+
+
+@pytest.mark.parametrize("sharing", VECTORS)
 def test_every_architecture_takes_them_or_says_why_not(sharing: str) -> None:
     """Each task's features come from its own version of the representation, whoever else is asked for."""
     model, inputs = model_with(sharing=sharing).eval(), table_inputs(5)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.sharing.models import IMAGES, TABLE, TEXT, table_inputs, uniform
+from tests.sharing.models import IMAGES, TABLE, TEXT, TINY_BERT, table_inputs, table_model, text_inputs, uniform
 from torch import nn
 
 from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import validated
-from polytask.sharing import ENCODERS, ModelSpec
+from polytask.sharing import ENCODERS, ModelSpec, build_model
 from polytask.sharing.encoders.contract import build, zeros
 from polytask.sharing.encoders.tabular import EmbeddingRule, PackedEmbeddings
 
@@ -183,7 +183,7 @@ def test_inputs_that_do_not_fit_the_schema() -> None:
         ({"kind": "tabular", "embedding": {"mst": 3}}, "model.encoder.embedding: no key 'mst' (did you mean 'most'?)"),
         (
             {"sizes": [3]},
-            "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, segnet, tabular, transformer)",
+            "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, segnet, tabular, columns, transformer)",
         ),
         ({"kind": "transformer", "pretrained": "x", "trainable": "most"}, "model.encoder.trainable is 'most'; allowed"),
         (3, "model.encoder is 3; allowed: a kind"),
@@ -237,3 +237,43 @@ def test_segnet_needs_sides_that_can_be_halved() -> None:
         encoder(InputSchema(shapes={"image": (3, 6, 8)}), kind="segnet", channels=[2, 2], convolutions=[1, 1])
     with pytest.raises(BadValue, match="as many of each"):
         encoder(InputSchema(shapes={"image": (3, 8, 8)}), kind="segnet", channels=[2], convolutions=[1, 1])
+
+
+# ---- sequences
+
+
+def test_an_architecture_says_what_it_reads() -> None:
+    with pytest.raises(BadValue, match=r"sharing 'task_tokens': what the encoder gives is .*a vector \[rows, width\]"):
+        build_model(ModelSpec(encoder="tabular", sharing="task_tokens"), TABLE, {"a": 1}, seed=0)
+    with pytest.raises(BadValue, match=r"sharing 'hard': what the encoder gives is .*a sequence"):
+        build_model(ModelSpec(encoder="columns"), TABLE, {"a": 1}, seed=0)
+
+
+def test_padding_is_read_by_no_task() -> None:
+    encoder = {"kind": "transformer", "config": TINY_BERT, "pooling": "none"}
+    spec = ModelSpec.model_validate({"encoder": encoder, "sharing": {"kind": "task_tokens", "heads": 2}})
+    model = build_model(spec, TEXT, {"a": 2, "b": 1}, seed=0).eval()
+    inputs = text_inputs([3, 6])
+    both = model(inputs)
+    alone = model({key: tensor[:1, :3] for key, tensor in inputs.items()})
+    torch.testing.assert_close(both["a"][:1], alone["a"])
+    with pytest.raises(MissingInput, match="rows of different length share no representation"):
+        model.representation(inputs)
+
+
+def test_who_may_read_whom() -> None:
+    for features_read, tasks_read in ((False, False), (True, False), (False, True), (True, True)):
+        options = {"kind": "task_tokens", "heads": 2}
+        options |= {"features_read_tasks": features_read, "tasks_read_tasks": tasks_read}
+        model = table_model(options).double()
+        inputs = table_inputs(3)
+        inputs["numeric"] = inputs["numeric"].double()
+        token = model.sharing.tokens["topic"].vector
+        (through,) = torch.autograd.grad(model(inputs, ["click"])["click"].sum(), token, allow_unused=True)
+        reached = through is not None and bool(through.abs().sum() > 0)
+        assert reached == (features_read or tasks_read)
+
+
+def test_heads_that_do_not_divide_a_token() -> None:
+    with pytest.raises(BadValue, match="heads is 3; allowed: a divisor of the width of a token, 8"):
+        table_model({"kind": "task_tokens", "heads": 3})

@@ -1,6 +1,7 @@
 """What a sharing architecture is."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class Sharing(nn.Module):
     """
 
     width: int
+    reads: ClassVar[tuple[str, ...]] = ("vector",)  # what the encoder may give: see encoders.contract
     shares: bool = True  # whether `representation` is there to be asked for
     isolated: bool = True  # whether a task's outputs depend on nothing that other tasks own
 

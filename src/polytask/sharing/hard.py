@@ -18,6 +18,8 @@ class Hard(Sharing):
     Cost: one pass through the encoder for any number of tasks.
     """
 
+    reads = ("vector", "map")
+
     class Options(SharingOptions):
         """No options."""
 

@@ -10,7 +10,7 @@ from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import MakeEncoder, Sharing
-from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory
+from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory, require_gives
 from polytask.sharing.encoders.mlp import MLP
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
@@ -144,7 +144,8 @@ def build_model(
         stems = Stems(spec.stems, schemas, of, seed)
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
-    sharing = architecture(_encoder_maker(spec, read, seed, encoder), tasks, spec.sharing, seed)
+    make_encoder = _encoder_maker(spec, read, seed, encoder, architecture.reads)
+    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
@@ -186,14 +187,18 @@ def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
             raise UnknownName("task", task, outputs, where="heads")
 
 
-def _encoder_maker(spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None) -> MakeEncoder:
+def _encoder_maker(
+    spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None, reads: Sequence[str]
+) -> MakeEncoder:
     options = spec.encoder
     if options is None and spec.stems is not None:
         options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
 
     def make_encoder() -> Encoder:
         with seeded(seed, "encoder"):
-            return build(options, schema) if factory is None else build_from_factory(factory, schema)
+            encoder = build(options, schema) if factory is None else build_from_factory(factory, schema)
+        require_gives(encoder, reads, f"sharing {spec.sharing.kind!r}")
+        return encoder
 
     return make_encoder
 

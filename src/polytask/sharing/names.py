@@ -9,6 +9,7 @@ ENCODERS = Catalogue(
         "conv": "polytask.sharing.encoders.conv:Conv",
         "segnet": "polytask.sharing.encoders.segnet:SegNet",
         "tabular": "polytask.sharing.encoders.tabular:Tabular",
+        "columns": "polytask.sharing.encoders.columns:Columns",
         "transformer": "polytask.sharing.encoders.transformer:Transformer",
     },
 )
@@ -27,6 +28,8 @@ SHARING = Catalogue(
         "cross_stitch": "polytask.sharing.cross_stitch:CrossStitch",
         "nddr": "polytask.sharing.nddr:NDDR",
         "sluice": "polytask.sharing.sluice:Sluice",
+        "task_tokens": "polytask.sharing.task_tokens:TaskTokens",
+        "safe": "polytask.sharing.safe:Safe",
         "single": "polytask.sharing.single:Single",
     },
 )

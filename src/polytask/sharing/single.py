@@ -21,6 +21,8 @@ class Single(Sharing):
     Cost: one pass through an encoder for each named task.
     """
 
+    reads = ("vector", "map")
+
     class Options(SharingOptions):
         """No options."""
 

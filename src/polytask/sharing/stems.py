@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import Inconsistent, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import Encoder, build
+from polytask.sharing.encoders.contract import Encoder, build, require_gives
 from polytask.sharing.layers import NamedModules, TaskModules, seeded
 from polytask.sharing.spec import EncoderOptions, StemsSpec
 
@@ -48,7 +48,9 @@ class Stems(nn.Module):
             if name in self.stems:
                 continue
             with seeded(seed, "stem", name):
-                self.stems[name] = Stem(build(_options(spec, name), schemas[sources[task]]), spec.width)
+                encoder = build(_options(spec, name), schemas[sources[task]])
+                require_gives(encoder, ["vector"], f"the stem of {spec.by} {name!r}")
+                self.stems[name] = Stem(encoder, spec.width)
         self.trunk_schema = InputSchema(shapes={TRUNK_INPUT: (spec.width,)})
 
     def groups(

@@ -118,6 +118,9 @@ def attached(
 
 def require_shared(kind: str, sharing: "Sharing") -> None:
     """MissingInput where there is nothing to attach to."""
+    gives = getattr(getattr(sharing, "encoder", None), "gives", "vector")
+    if gives != "vector":
+        raise MissingInput(f"attachment {kind!r} reads vectors; the encoder gives a {gives}")
     if not sharing.shares:
         raise MissingInput(f"attachment {kind!r}: the tasks share no representation; choose another `sharing`")
 

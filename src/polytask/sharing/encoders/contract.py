@@ -7,9 +7,9 @@ An encoder is a module with `forward(inputs) -> [B, width]`, where `inputs` is a
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,27 @@ from polytask.sharing.names import ENCODERS
 from polytask.sharing.spec import EncoderOptions
 
 
-class Encoder(nn.Module):
-    """Inputs -> one feature vector a row; a person's own module need not be a subclass, only do the same.
+class Tokens(NamedTuple):
+    """What an encoder that gives a sequence returns: values [B, L, width], and which are no padding, bool [B, L].
 
-    One that `gives_maps` has a feature vector for each pixel, [B, H, W, width]: heads work on the last axis.
+    `mask` is None where every row has all L tokens.
     """
 
+    values: Tensor
+    mask: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Inputs -> features; a person's own module need not be a subclass, only do the same.
+
+    Attributes:
+        width: the last dimension of the features.
+        gives: "vector", [B, width]; "map", a vector a pixel, [B, H, W, width], as heads work on the last axis; or
+            "sequence", `Tokens`.
+    """
+
+    gives: str = "vector"
     width: int
-    gives_maps: bool = False
 
 
 EncoderFactory = Callable[..., nn.Module]
@@ -84,13 +97,15 @@ def checked(encoder: nn.Module, schema: InputSchema, what: str) -> Encoder:
     if not isinstance(width, int):
         raise BadValue(f"{what}: width", width, "an int, the last dimension of its output")
     features = dry_run(encoder, schema, what)
+    if isinstance(features, Tokens):
+        return cast(Encoder, _checked_tokens(encoder, features, width, what))
     if features.shape[-1] != width:
         raise BadValue(f"{what}: output", list(features.shape), f"[rows, width] = [2, {width}], as its width says")
     return cast(Encoder, encoder)
 
 
-def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Tensor:
-    """The encoder's output on two rows of zeros, in evaluation mode, without a graph; must be [2, width]."""
+def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Any:
+    """The encoder's output on two rows of zeros, in evaluation mode, without a graph: [2, width], or Tokens."""
     inputs = zeros(schema, rows=2)
     try:
         with torch.no_grad(), evaluating(encoder):
@@ -101,14 +116,44 @@ def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Tensor:
         shapes = {key: list(tensor.shape) for key, tensor in inputs.items()}
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         raise BadValue(f"{what}: inputs", shapes, f"what it can take (it raised {reason})") from error
+    if isinstance(features, Tokens):
+        return features
     if not isinstance(features, Tensor):
         raise BadValue(f"{what}: output", type(features).__name__, "a tensor [rows, width]")
-    is_map = getattr(encoder, "gives_maps", False)
+    is_map = getattr(encoder, "gives", "vector") == "map"
     if features.dim() != (4 if is_map else 2) or features.shape[0] != 2 or not features.is_floating_point():
         found = f"{list(features.shape)} {features.dtype}"
         allowed = "[2, height, width of the map, width]" if is_map else "[2, width] of floats, one feature vector a row"
         raise BadValue(f"{what}: output for 2 rows", found, allowed)
     return features
+
+
+SHAPES = {
+    "vector": "[rows, width]",
+    "map": "[rows, height, width of the map, width]",
+    "sequence": "[rows, tokens, width]",
+}
+"""What an encoder may give."""
+
+
+def require_gives(encoder: nn.Module, reads: Sequence[str], reader: str) -> None:
+    """BadValue unless the encoder gives what its reader can read."""
+    gives = getattr(encoder, "gives", "vector")
+    if gives not in reads:
+        allowed = " or ".join(f"a {one} {SHAPES[one]}" for one in reads)
+        hint = "; a transformer's `pooling` makes a vector of its tokens" if gives == "sequence" else ""
+        raise BadValue(f"{reader}: what the encoder gives", f"a {gives} {SHAPES[gives]}", f"{allowed}{hint}")
+
+
+def _checked_tokens(encoder: nn.Module, tokens: Tokens, width: int, what: str) -> nn.Module:
+    values, mask = tokens
+    if getattr(encoder, "gives", "vector") != "sequence":
+        raise BadValue(f"{what}: output", "tokens", "a vector a row, or the attribute gives = 'sequence'")
+    if values.dim() != 3 or values.shape[0] != 2 or values.shape[2] != width:
+        raise BadValue(f"{what}: output for 2 rows", list(values.shape), f"[2, tokens, width = {width}]")
+    if mask is not None and (mask.shape != values.shape[:2] or mask.dtype != torch.bool):
+        raise BadValue(f"{what}: mask", f"{list(mask.shape)} {mask.dtype}", f"{list(values.shape[:2])} torch.bool")
+    return encoder
 
 
 def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:

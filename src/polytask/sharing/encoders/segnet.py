@@ -31,7 +31,7 @@ class SegNet(Encoder):
         convolutions: tuple[PositiveInt, ...] = Field(default=(2, 2, 3, 3, 3), min_length=1)
         key: str = "image"
 
-    gives_maps = True
+    gives = "map"
 
     def __init__(self, options: Options, schema: InputSchema) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from polytask.core.errors import BadValue, CheckpointError, MissingInput
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import Strict, validated
 from polytask.sharing.encoders import split
-from polytask.sharing.encoders.contract import Encoder, evaluating, require, take
+from polytask.sharing.encoders.contract import Encoder, Tokens, evaluating, require, take
 from polytask.sharing.encoders.pretrained import import_transformers, locate
 from polytask.sharing.spec import EncoderOptions
 
@@ -45,15 +45,15 @@ class Transformer(Encoder):
         pretrained: a Hugging Face directory, `package:NAME/FOLDER` or a hub id in the local cache; weights are loaded.
         config: instead, the content of a config.json (with `model_type`); weights are random until loaded. What a
             model was built from holds this one, so that a checkpoint needs no original directory.
-        trainable: which layers learn. pooling: mean over tokens, or the first token. normalize: to L2 length 1.
-        dropout: replaces every dropout probability of the configuration.
+        trainable: which layers learn. pooling: mean over tokens, the first token, or none: a sequence.
+        normalize: to L2 length 1. dropout: replaces every dropout probability of the configuration.
         """
 
         kind: Literal["transformer"] = "transformer"
         pretrained: str | None = None
         config: dict[str, Any] | None = None
         trainable: Literal["all", "none"] | LastLayers = "all"
-        pooling: Literal["mean", "cls"] = "mean"
+        pooling: Literal["mean", "cls", "none"] = "mean"
         normalize: bool = False
         dropout: float | None = Field(default=None, ge=0, lt=1)
 
@@ -80,6 +80,7 @@ class Transformer(Encoder):
         require("transformer", schema, ["text"])
         self.model = _load(options)
         self.pooling = options.pooling
+        self.gives = "sequence" if options.pooling == "none" else "vector"
         self.normalize = options.normalize
         self.width: int = self.model.config.hidden_size
         self.layers: int = self.model.config.num_hidden_layers
@@ -96,12 +97,15 @@ class Transformer(Encoder):
         """True where something is frozen, so that `precompute` saves work."""
         return self.frozen_layers is not None
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
+    def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"] | Tokens:
         mask = take(inputs, "attention_mask")
         if "hidden" in inputs:
             hidden = self._after_frozen(inputs["hidden"].to(self.model.dtype), mask)
         else:
             hidden = self.model(input_ids=self._tokens(inputs), attention_mask=mask).last_hidden_state
+        if self.pooling == "none":
+            hidden = functional.normalize(hidden, dim=-1) if self.normalize else hidden
+            return Tokens(hidden, mask.bool())
         pooled = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
@@ -118,6 +122,8 @@ class Transformer(Encoder):
         rest = {key: value for key, value in inputs.items() if key not in ("input_ids", "attention_mask")}
         if self.frozen_layers == self.layers:
             hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
+            if self.pooling == "none":
+                return {**rest, "hidden": hidden, "attention_mask": mask}
             pooled = hidden[:, :1] if self.pooling == "cls" else masked_mean(hidden, mask).unsqueeze(1)
             return {**rest, "hidden": pooled, "attention_mask": torch.ones_like(mask[:, :1])}
         self._check_split(inputs, self.frozen_layers)
