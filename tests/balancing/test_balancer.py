@@ -22,9 +22,10 @@ from polytask.core.errors import (
     NotFinite,
     UnknownName,
 )
-from polytask.core.rules import RuleSpec, rule_names
+from polytask.core.rules import RuleSpec, find, rule_names
 
 TASKS = ["a", "b", "c"]
+ANY_NUMBER = [name for name in rule_names() if find(name).tasks is None]  # the others merge one or two models
 
 
 def made() -> nn.ModuleDict:
@@ -85,7 +86,7 @@ def same(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> bool:
     return all(torch.equal(x, y) if x is not None and y is not None else x is y for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", ANY_NUMBER)
 def test_a_resumed_balancer_takes_the_same_steps(name: str) -> None:
     """With a task absent now and then, so that its state has to wait."""
     present = [TASKS, ["a", "c"], ["b"], TASKS, ["b", "c"], TASKS]
@@ -230,7 +231,7 @@ def refused(error: type[Exception], match: str, model: nn.Module, call: Any) -> 
     assert same(before, grads(model))
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", ANY_NUMBER)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite(name: str, value: float) -> None:
     model, balancer = made(), balancer_of(name)
@@ -241,7 +242,7 @@ def test_a_loss_that_is_not_finite(name: str, value: float) -> None:
     refused(NotFinite, match, model, lambda: backward(balancer, losses, model))
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", ANY_NUMBER)
 @pytest.mark.parametrize("where", ["trunk", "b"])
 def test_a_gradient_that_is_not_finite(name: str, where: str) -> None:
     model = made()
@@ -255,7 +256,7 @@ def test_a_gradient_that_is_not_finite(name: str, where: str) -> None:
     refused(NotFinite, match, model, lambda: backward(balancer_of(name), losses, model))
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", ANY_NUMBER)
 def test_parameters_changed_between_forward_and_backward(name: str) -> None:
     model = made()
     losses = losses_of(model)
@@ -283,7 +284,7 @@ def test_a_refused_step_leaves_no_trace_in_the_rule(name: str, before: int) -> N
             torch.testing.assert_close(after["rules"][group][key], value, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", ANY_NUMBER)
 def test_a_graph_that_is_used_up(name: str) -> None:
     model = made()
     losses = losses_of(model)

@@ -232,12 +232,12 @@ def test_processes_and_precisions_that_it_does_not_serve_are_refused(kind, world
     model.sharing.branches = Branches()
     found = Attached([ATTACHMENTS.find(kind).Options()], model, ["click"], 0)
     if (kind, scaler is None) in (("modality_calibration", False), ("rotograd", True)):
-        found.check("s", devices, balancer("equal"))
+        found.check("s", devices, balancer("equal"), 1)
     else:
         with pytest.raises(Inconsistent, match=f"stage 's', attachment '{kind}': .*{error}"):
-            found.check("s", devices, balancer("equal"))
+            found.check("s", devices, balancer("equal"), 1)
     Attached([ATTACHMENTS.find("covariance_alignment").Options()], model, ["click"], 0).check(
-        "s", devices, balancer("equal")
+        "s", devices, balancer("equal"), 1
     )
 
 

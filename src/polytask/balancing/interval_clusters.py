@@ -33,7 +33,7 @@ def interval_clusters(tasks: Sequence[str], *, kind: str, number: int, values: A
         values: "index": {task: number}, by default its place in the order; "signal_to_noise": {task: ratio above 0};
             "affinity": [T, T], rows and columns in the order of the tasks.
 
-    >>> interval_clusters(["a", "b", "c", "d"], kind="index", number=2)
+    >>> interval_clusters(["a", "b", "c", "d"], kind="index", number=2, values={"a": 0, "b": 1, "c": 8, "d": 9})
     {'a..b': ['a', 'b'], 'c..d': ['c', 'd']}
     """
     where = "clusters"

@@ -2,6 +2,7 @@
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from typing import Generic, Literal, TypeVar, cast
 from urllib.parse import unquote
@@ -51,6 +52,13 @@ def seeded(seed: int, *keys: int | str) -> Iterator[None]:
 M = TypeVar("M", bound=nn.Module)
 
 
+@cache
+def _stored(name: str) -> str:
+    """Kept, since it is asked for several times in each forward pass."""
+    key = name.replace("%", "%25").replace(".", "%2E")
+    return f"%{ord(key[0]):02X}{key[1:]}" if key[:1] < "\x7f" and hasattr(nn.ModuleDict(), key) else key
+
+
 class NamedModules(nn.ModuleDict, Generic[M]):
     """Modules of one type under any names.
 
@@ -90,8 +98,7 @@ class NamedModules(nn.ModuleDict, Generic[M]):
     @staticmethod
     def key(name: str) -> str:
         """The name under which a module is stored, so also its part of a parameter's name."""
-        key = name.replace("%", "%25").replace(".", "%2E")
-        return f"%{ord(key[0]):02X}{key[1:]}" if key[:1] < "\x7f" and hasattr(nn.ModuleDict(), key) else key
+        return _stored(name)
 
 
 class TaskModules(NamedModules[M]):

@@ -97,6 +97,8 @@ def _accumulated(
 
 def parts(pieces: Sequence[Batch], number: int) -> list[list[Batch]]:
     """The rows of a step as several batches of their own; rows are in random order, so the batches are independent."""
+    if number == 1:
+        return [list(pieces)]
     return [[piece.part(place, number) for piece in pieces] for place in range(number)]
 
 
