@@ -12,7 +12,7 @@ import pytest
 def test_a_step_costs_little_more_than_by_hand():
     """At most 0.4 ms more. In a process without the tests' checks of annotations.
 
-    The goal is 10 % or 0.3 ms (benchmarks/trainer_overhead.py says whether it is met): a step takes from 0.29 to 0.34 ms
+    The goal is 10 % or 0.3 ms (benchmarks/trainer_overhead.py says whether it is met): a step takes 0.29 to 0.34 ms
     more since it can be taken in parts and through procedures. This guards against more.
 
     What else runs on the machine can only add to the difference, so one measurement of three suffices.
