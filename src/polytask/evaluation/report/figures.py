@@ -59,18 +59,18 @@ def lines_figure(
                 "mode": "lines+markers",
                 "name": name,
                 "x": list(line.steps),
-                "y": [_rounded(value) for value in line.mean],
+                "y": [rounded(value) for value in line.mean],
                 "line": {"color": look[name].colour, "width": 2, "dash": look[name].dash},
                 "marker": {"color": look[name].colour, "size": 6, "symbol": look[name].symbol, "maxdisplayed": 9},
                 "hovertemplate": "%{y:.4~g}",
             }
         )
-    layout = _layout()
+    layout = plain_layout()
     layout["xaxis"] |= {"title": _title("step"), "rangemode": "tozero"}
     layout["hovermode"] = "x unified"
     shown = late_range(lines) if late else None
     if shown:
-        layout["yaxis"]["range"] = [_rounded(value) for value in shown]
+        layout["yaxis"]["range"] = [rounded(value) for value in shown]
     if zero:
         layout["yaxis"] |= {"zeroline": True, "zerolinecolor": "$muted", "zerolinewidth": 1}
     return {"data": traces, "layout": layout}
@@ -105,13 +105,13 @@ def differences_figure(
                 "type": "scatter",
                 "mode": "markers",
                 "name": name,
-                "x": [_rounded(value[0]) for _, value in places],
+                "x": [rounded(value[0]) for _, value in places],
                 "y": [place for place, _ in places],
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [_rounded(value[2] - value[0]) for _, value in places],
-                    "arrayminus": [_rounded(value[0] - value[1]) for _, value in places],
+                    "array": [rounded(value[2] - value[0]) for _, value in places],
+                    "arrayminus": [rounded(value[0] - value[1]) for _, value in places],
                     "color": look[name].colour,
                     "thickness": 1.6,
                     "width": 0,
@@ -120,7 +120,7 @@ def differences_figure(
                 "hovertemplate": "%{x:+.2f} %",
             }
         )
-    layout = _layout()
+    layout = plain_layout()
     layout["height"] = 70 + max(len(rows) * max(30, 14 * count + 14), 90)
     layout["xaxis"] |= {"title": _title("change against the baseline, %"), "zeroline": True, "zerolinecolor": "$ink"}
     layout["yaxis"] |= {
@@ -170,15 +170,15 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
             "type": "scatter",
             "mode": "markers+text",
             "name": point.name,
-            "x": [_rounded(point.seconds)],
-            "y": [_rounded(point.delta)],
+            "x": [rounded(point.seconds)],
+            "y": [rounded(point.delta)],
             "text": [f"  {point.name}  "],
             "textposition": _beside(point, most, baseline),
             "textfont": {"color": "$ink"},
             "cliponaxis": False,
             "error_y": {
                 "type": "data",
-                "array": [_rounded(point.half_width or 0)],
+                "array": [rounded(point.half_width or 0)],
                 "color": look[point.name].colour,
                 "thickness": 1.6,
                 "width": 0,
@@ -194,38 +194,11 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
         }
         for point in points
     ]
-    layout = _layout()
+    layout = plain_layout()
     layout["height"] = 300
     layout["xaxis"] |= {"title": _title("seconds of training, one seed"), "range": [0, most * 1.25]}
     layout["yaxis"] |= {"title": _title("delta-m, %"), "zeroline": True, "zerolinecolor": "$ink"}
     return {"data": traces, "layout": layout}
-
-
-def matrix_figure(tasks: Sequence[str], values: Sequence[Sequence[float | None]], most: float) -> Spec:
-    """Mean cosines between tasks, coloured from -most to most."""
-    layout = _layout()
-    layout["height"] = 110 + 24 * len(tasks)
-    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category", "dtick": 1}
-    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category", "dtick": 1}
-    trace = {
-        "type": "heatmap",
-        "x": list(tasks),
-        "y": list(tasks),
-        "z": [[None if value is None else _rounded(value) for value in row] for row in values],
-        "zmin": -most,
-        "zmax": most,
-        "colorscale": [[0, "$conflict"], [0.5, "$ground"], [1, "$agree"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "%{y} and %{x}: %{z:.2f}<extra></extra>",
-        "colorbar": {
-            "thickness": 8,
-            "outlinewidth": 0,
-            "tickvals": [-most, 0, most],
-            "tickfont": {"color": "$muted", "size": 11},
-        },
-    }
-    return {"data": [trace], "layout": layout}
 
 
 def layers_figure(
@@ -238,14 +211,14 @@ def layers_figure(
             "mode": "lines+markers",
             "name": name,
             "x": list(names),
-            "y": [None if value is None else _rounded(value) for value in values],
+            "y": [None if value is None else rounded(value) for value in values],
             "line": {"color": look[name].colour, "width": 2, "dash": look[name].dash},
             "marker": {"color": look[name].colour, "size": 6, "symbol": look[name].symbol},
             "hovertemplate": "%{y:.3~g}",
         }
         for name, values in lines.items()
     ]
-    layout = _layout()
+    layout = plain_layout()
     layout["height"] = 320
     layout["xaxis"] |= {"type": "category", "tickangle": -45}
     layout["hovermode"] = "x unified"
@@ -254,41 +227,13 @@ def layers_figure(
     return {"data": traces, "layout": layout}
 
 
-def share_figure(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]]) -> Spec:
-    """Shares of a whole, coloured from 0 to the largest; an empty place is one that cannot be."""
-    layout = _layout()
-    layout["height"] = 110 + 24 * len(rows)
-    layout["xaxis"] |= {"showgrid": False, "tickangle": -45, "type": "category", "dtick": 1}
-    layout["yaxis"] |= {"showgrid": False, "autorange": "reversed", "type": "category", "dtick": 1}
-    most = max((value for row in values for value in row if value is not None), default=1.0) or 1.0
-    trace = {
-        "type": "heatmap",
-        "x": list(columns),
-        "y": list(rows),
-        "z": [[None if value is None else _rounded(value) for value in row] for row in values],
-        "zmin": 0,
-        "zmax": most,
-        "colorscale": [[0, "$ground"], [1, "$agree"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "%{y}, %{x}: %{z:.1%}<extra></extra>",
-        "colorbar": {
-            "thickness": 8,
-            "outlinewidth": 0,
-            "tickformat": ".0%",
-            "tickfont": {"color": "$muted", "size": 11},
-        },
-    }
-    return {"data": [trace], "layout": layout}
-
-
 def _band(line: Line, look: Look) -> Spec:
     """A closed outline: up along the highest seed, back along the lowest."""
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [*line.steps, *reversed(line.steps)],
-        "y": [*map(_rounded, line.high), *map(_rounded, reversed(line.low))],
+        "y": [*map(rounded, line.high), *map(rounded, reversed(line.low))],
         "fill": "toself",
         "fillcolor": f"{look.colour}/0.12",
         "line": {"width": 0},
@@ -296,7 +241,8 @@ def _band(line: Line, look: Look) -> Spec:
     }
 
 
-def _layout() -> Spec:
+def plain_layout() -> Spec:
+    """What all figures have in common."""
     axis = {
         "gridcolor": "$line",
         "linecolor": "$line",
@@ -319,7 +265,7 @@ def _layout() -> Spec:
     }
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Five digits are more than a screen shows, and keep the page small."""
     return float(f"{value:.5g}")
 

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from polytask.evaluation.formatting import listed
-from polytask.evaluation.report.figures import share_figure
+from polytask.evaluation.report.heat_maps import share_figure
 from polytask.evaluation.report.panels import Panel, Plot
 
 MOST_EXPERTS = 64

@@ -6,7 +6,8 @@ from math import ceil
 from typing import Any
 
 from polytask.evaluation.formatting import counted, fixed, magnitude
-from polytask.evaluation.report.figures import Spec, layers_figure, looks, matrix_figure
+from polytask.evaluation.report.figures import Spec, layers_figure, looks
+from polytask.evaluation.report.heat_maps import matrix_figure
 from polytask.evaluation.report.merging import Merge
 from polytask.evaluation.report.panels import MOST_PAIRS, MOST_TASKS, MOST_TASKS_OF_A_MATRIX, Panel, Plot
 

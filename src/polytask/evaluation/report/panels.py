@@ -15,8 +15,8 @@ from polytask.evaluation.report.figures import (
     differences_figure,
     lines_figure,
     looks,
-    matrix_figure,
 )
+from polytask.evaluation.report.heat_maps import matrix_figure
 from polytask.evaluation.report.lines import Line, line, overall_mean
 from polytask.evaluation.report.reading import Events, Points, Variant
 from polytask.evaluation.table import Comparison
@@ -157,15 +157,13 @@ def weights_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | 
     look = looks(drawn, first=3)
     plots, constant = [], []
     for variant in variants:
-        found = {task: line([stream.weights.get(task, {}) for stream in variant.streams]) for task in drawn}
-        lines = {task: row for task, row in found.items() if row is not None}
+        lines = _by_task(variant, drawn, lambda stream: stream.weights)
         if not lines or variant.is_baseline:
             continue
         if all(row.is_constant for row in lines.values()):
             constant.append(variant.name)
             continue
-        ends = ", ".join(f"{task} {row.mean[-1]:.3g}" for task, row in lines.items())
-        label = f"Loss weights of {variant.name} by step; at the end: {ends}."
+        label = f"Loss weights of {variant.name} by step; at the end: {_ends(lines)}."
         plots.append(Plot(escape(variant.name), label, lines_figure(lines, look)))
     if not plots:
         return None
@@ -181,16 +179,24 @@ def sharpness_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel 
     look = looks(drawn, first=3)
     plots = []
     for variant in variants:
-        found = {task: line([stream.sharpness.get(task, {}) for stream in variant.streams]) for task in drawn}
-        lines = {task: row for task, row in found.items() if row is not None}
+        lines = _by_task(variant, drawn, lambda stream: stream.sharpness)
         if lines:
-            ends = ", ".join(f"{task} {row.mean[-1]:.3g}" for task, row in lines.items())
-            label = f"Sharpness of the tasks under {variant.name} by step; at the end: {ends}."
+            label = f"Sharpness of the tasks under {variant.name} by step; at the end: {_ends(lines)}."
             plots.append(Plot(escape(variant.name), label, lines_figure(lines, look)))
     if not plots:
         return None
     caption = f"How much each task's loss rises within the rule's radius; lower is flatter.{_thinned(variants)}"
     return Panel("Sharpness", caption, look, tuple(plots))
+
+
+def _by_task(variant: Variant, tasks: Sequence[str], read: Callable[[Events], Mapping[str, Points]]) -> dict[str, Line]:
+    """A line a task over the variant's seeds; a task without a value has none."""
+    found = {task: line([read(stream).get(task, {}) for stream in variant.streams]) for task in tasks}
+    return {task: row for task, row in found.items() if row is not None}
+
+
+def _ends(lines: Mapping[str, Line]) -> str:
+    return ", ".join(f"{task} {row.mean[-1]:.3g}" for task, row in lines.items())
 
 
 def cosines_panel(variants: Sequence[Variant], tasks: Sequence[str]) -> Panel | None:
