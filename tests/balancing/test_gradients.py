@@ -1,6 +1,6 @@
 """What a balanced backward pass writes into .grad, against gradients taken one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -105,14 +105,14 @@ def test_gram_of_extreme_single_precision_gradients(scale: float) -> None:
 
 
 @pytest.mark.parametrize("groups, key", [("layer", lambda n: n.rpartition(".")[0]), ("tensor", lambda n: n)])
-def test_groups_are_slices_by_hand(groups: str, key: object) -> None:
+def test_groups_are_slices_by_hand(groups: str, key: Callable[[str], str]) -> None:
     model = made()
     losses = losses_of(model)
     J = jacobian(losses, {n: p for n, p in model.named_parameters() if is_shared(n)})
     report = polytask.balancer("mgda", groups=groups).backward(losses, model)
     for name, stack in J.items():
-        members = {n: J[n] for n in J if key(n) == key(name)}  # type: ignore[operator]
-        weights = report.weights_by_group[key(name)]  # type: ignore[operator]
+        members = {n: J[n] for n in J if key(n) == key(name)}
+        weights = report.weights_by_group[key(name)]
         wanted = polytask.core.geometry.min_norm_point(dense_gram(members))
         torch.testing.assert_close(weights, wanted, rtol=0, atol=1e-9)
         torch.testing.assert_close(model.get_parameter(name).grad, torch.einsum("t,t...->...", weights, stack))

@@ -114,7 +114,9 @@ def test_csv_has_every_number_in_full(table: Comparison) -> None:
     assert float(rows[1]["b.rmse"]) == pytest.approx(2.25)
     assert rows[1]["b.rmse.verdict"] == "worse"
     assert rows[0]["a.accuracy.difference"] == ""
-    assert float(rows[1]["delta_m"]) == table.rows[1].delta.estimate.mean  # type: ignore[union-attr]
+    delta = table.rows[1].delta
+    assert delta is not None
+    assert float(rows[1]["delta_m"]) == delta.estimate.mean
     assert rows[1]["peak_memory_mb"] == ""
 
 
@@ -153,9 +155,9 @@ def test_many_tasks_go_down(run_directories: ModuleType, tmp_path: Path) -> None
 
 
 def printed(table: Comparison, width: int) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False, color_system=None)
-    print_comparison(table, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    written = io.StringIO()
+    print_comparison(table, Console(width=width, file=written, force_terminal=False, color_system=None))
+    return written.getvalue()
 
 
 @pytest.mark.parametrize("tasks", [3, 12])

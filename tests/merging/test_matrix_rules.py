@@ -1,5 +1,7 @@
 """Rules on whole tensors against plain float64 NumPy, on matrices of full and of low rank."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -33,10 +35,12 @@ SHAPES = [(3, 12, 20, None), (2, 20, 12, None), (1, 8, 8, None), (3, 16, 24, 2),
     ("knots", {"density": 1.0}, references.knots),
     ("wudi", {"solver": "exact"}, references.wudi_exact),
 ])  # fmt: skip
-def test_matches_the_reference(name: str, options: dict[str, object], reference: object, shape: tuple) -> None:
+def test_matches_the_reference(
+    name: str, options: dict[str, object], reference: Callable[[np.ndarray], np.ndarray], shape: tuple
+) -> None:
     X = matrices(*shape)
     found = find(name)(X, **options)
-    wanted = reference(X.double().numpy())  # type: ignore[operator]
+    wanted = reference(X.double().numpy())
     assert found.dtype == torch.float32
     size = np.abs(wanted).max()
     # a unit in the last place of float32, or rounding of the decomposition relative to the largest element

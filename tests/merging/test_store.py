@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from polytask.merging.store import get, pack
 from polytask.merging.weights.sequential import SequentialFile, from_bits, to_bits
 
 
-def stored(folder: Path, kind: str, tasks: str = "abc", **options: object) -> dict:
+def stored(folder: Path, kind: str, tasks: str = "abc", **options: Any) -> dict:
     models = {task: str(folder / task) for task in tasks}
-    return pack(str(folder / "base"), models, folder / kind, kind=kind, **options)  # type: ignore[arg-type]
+    return pack(str(folder / "base"), models, folder / kind, kind=kind, **options)
 
 
 def restored(folder: Path, kind: str, task: str) -> dict[str, Tensor]:

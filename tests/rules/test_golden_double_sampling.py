@@ -1,5 +1,7 @@
 """Worked values of the rules on independent batches, by hand from the published algorithms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,10 @@ from polytask.core.geometry import nearest_in_simplex
 from polytask.core.state import Rule
 
 
-def after(name: str, crossed: list[list[float]], calls: int = 1, **options: object) -> Tensor:
+def after(name: str, crossed: list[list[float]], calls: int = 1, **options: Any) -> Tensor:
     """The weights after some calls with one X_1 X_2^T."""
     tasks = ["a", "b", "c"][: len(crossed)]
-    rule = Rule(name, tasks, **options)  # type: ignore[arg-type]
+    rule = Rule(name, tasks, **options)
     for _ in range(calls):
         found = rule(tasks, torch.tensor(crossed, dtype=torch.float64))
     return found

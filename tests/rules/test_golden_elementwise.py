@@ -1,5 +1,7 @@
 """Worked values of the elementwise rules, by hand from the papers' definitions."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from polytask.core.state import Rule
 TASKS = ["a", "b", "c", "d", "e"]
 
 
-def combined(name: str, *rows: list[float], **options: object) -> Tensor:
+def combined(name: str, *rows: list[float], **options: Any) -> Tensor:
     stack = torch.tensor(rows, dtype=torch.float64)
-    return Rule(name, TASKS[: len(rows)], **options)(TASKS[: len(rows)], stack)  # type: ignore[arg-type]
+    return Rule(name, TASKS[: len(rows)], **options)(TASKS[: len(rows)], stack)
 
 
 def test_graddrop_draws_the_sign() -> None:

@@ -1,6 +1,7 @@
 """Worked values of the rules of merging: by hand, from the papers' formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,16 @@ from polytask.core.rules import find
 from polytask.core.state import Rule
 
 
-def weights_of(name: str, vectors: list[list[float]], **options: object) -> list[float]:
+def weights_of(name: str, vectors: list[list[float]], **options: Any) -> list[float]:
     X = torch.tensor(vectors, dtype=torch.float64)
     tasks = [f"task{i}" for i in range(len(X))]
-    return Rule(name, tasks, **options)(tasks, X @ X.T).tolist()  # type: ignore[arg-type]
+    return Rule(name, tasks, **options)(tasks, X @ X.T).tolist()
 
 
-def combined(name: str, *inputs: object, **options: object) -> list:
+def combined(name: str, *inputs: object, **options: Any) -> list:
     given = [torch.tensor(value, dtype=torch.float64) for value in inputs]
     tasks = [f"task{i}" for i in range(len(given[0]))]
-    return Rule(name, tasks, **options)(tasks, *given).tolist()  # type: ignore[arg-type]
+    return Rule(name, tasks, **options)(tasks, *given).tolist()
 
 
 def near(wanted: object) -> object:

@@ -151,7 +151,10 @@ def refuses_what_it_cannot_use(spec: RuleSpec) -> None:
     assert "forward=" in message, f"a step without forward= raises no error that names it: {message}"
     losses = run.model(0, TASKS)
     losses["b"] = losses["b"] * math.nan
-    again = lambda parameters=None, batch=0: losses  # noqa: E731
+
+    def again(parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> Mapping[str, Tensor]:
+        return losses
+
     message = refusal(lambda: run.balancer.backward(losses, run.model, forward=again), NotFinite)
     assert "'b'" in message, f"a loss that is not finite raises no error that names its task: {message}"
     assert all(parameter.grad is None for parameter in run.model.parameters()), "a refused step leaves gradients"
