@@ -10,7 +10,7 @@ from polytask.core.errors import BadValue, UnknownName
 from polytask.core.validation import Strict, validated
 
 FOLDER = Path(__file__).resolve().parent / "experiments"
-COMPARE = "compare"
+COMPARE, EXPERT_MERGES = "compare", "expert_merges"
 _SHARED = ("recipe", "settings", "seeds", "learning_rate_multiples", "prepare", "against")
 
 
@@ -24,12 +24,13 @@ class Experiment(Strict):
         minutes: expected on two idle cores.
         recipe: the name of a shipped recipe.
         settings: changes to it, {path: value}.
-        rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`.
+        rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`. Of kind expert_merges `rules`
+            are merge methods, and null is every one.
         against: the row that the others are seen beside: the page then shows a line a row with its difference to that
             one, and no scores of tasks.
-        beside: the experiment whose table shows these rows too (of kind toy: these rules). Recipe, settings, seeds,
-            learning rates and `against` are that one's; single-task models and the row `against` are measured again,
-            and must come out the same.
+        beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules). Recipe,
+            settings, seeds, learning rates and `against` are that one's; single-task models and the row `against` are
+            measured again, and must come out the same.
         parameters: of the models that are merged.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
@@ -45,6 +46,7 @@ class Experiment(Strict):
         "architecture_cost",
         "merging",
         "balancing",
+        "expert_merges",
     ] = COMPARE
     title: str
     about: str
@@ -63,13 +65,15 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
-        if (self.recipe is None) != (self.kind not in (COMPARE, "trees")):
-            raise ValueError("recipe belongs to the kinds compare and trees, which need it")
+        if (self.recipe is None) != (self.kind not in (COMPARE, "trees", EXPERT_MERGES)):
+            raise ValueError("recipe belongs to the kinds compare, trees and expert_merges, which need it")
         if (self.parameters is None) == (self.kind == "merging"):
             raise ValueError("parameters belongs to the kind merging, which needs it")
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
         if self.kind == "toy" and self.beside is not None:
             told -= {"rules"}
+        if self.kind == EXPERT_MERGES:
+            told -= {"rules", "settings"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")
         if self.against is not None and self.against not in (self.rules or ()):

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks import architecture_words, merging_words, results, rules_table, toy, toy_words, words
 from benchmarks.balancing import page as balancing_page
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
+from benchmarks.expert_merges import page as expert_merges_page
 from polytask.evaluation.delta import FEW_SEEDS, Estimate
 from polytask.evaluation.formatting import counted, duration, fixed, listed, magnitude
 from polytask.evaluation.table import FORMULA, Comparison, Row, comparison
@@ -42,7 +43,11 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "architecture_cost": architecture_words.blocks,
     "merging": merging_words.blocks,
     "balancing": balancing_page.blocks,
+    "expert_merges": expert_merges_page.blocks,
 }
+
+# How the results of experiments beside one another become one.
+_JOINED: dict[str, Callable[..., dict[str, Any]]] = {"toy": toy.joined, "expert_merges": expert_merges_page.joined}
 
 Record = Mapping[str, Any]
 
@@ -170,7 +175,8 @@ def _table_section(name: str, experiment: Experiment, parts: Mapping[str, Record
 def _blocks(experiment: Experiment, parts: Mapping[str, Record]) -> list[str]:
     """Of a measurement, with those beside it."""
     measured = [record["results"] for record in parts.values()]
-    return _TABLES[experiment.kind](toy.joined(*measured) if experiment.kind == "toy" else measured[0])
+    join = _JOINED.get(experiment.kind)
+    return _TABLES[experiment.kind](join(*measured) if join else measured[0])
 
 
 def _again(name: str, experiment: Experiment) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from benchmarks import results
-from benchmarks.experiment import COMPARE, Experiment, read_experiment
+from benchmarks.experiment import COMPARE, EXPERT_MERGES, Experiment, read_experiment
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import MissingInput
 from polytask.recipes.reading import read_recipe
@@ -107,6 +107,8 @@ def _own_seconds() -> float:
 def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]) -> dict[str, Any]:
     if experiment.kind == COMPARE:
         return _compared(experiment, data_dir, place, say)
+    if experiment.kind == EXPERT_MERGES:
+        return _merged_experts(experiment, data_dir, place, say)
     if experiment.kind == "trees":
         from benchmarks import trees
 
@@ -146,13 +148,7 @@ def _compared(experiment: Experiment, data_dir: Path | None, place: Path, say: C
     import polytask
 
     assert experiment.recipe is not None  # the experiment's own check
-    prepared: dict[str, Any] = {}
-    if experiment.prepare == "distinct_texts":
-        from benchmarks import distinct_texts
-
-        spec = read_recipe(experiment.recipe).recipe.data
-        lost = distinct_texts.prepare(spec, _needed(data_dir, experiment.recipe), place / "data")
-        prepared, data_dir = {"training_rows_taken_out": lost}, place / "data"
+    prepared, data_dir = _prepared(experiment, data_dir, place)
     study = place / "study"
     found = polytask.compare(
         experiment.recipe,
@@ -169,6 +165,34 @@ def _compared(experiment: Experiment, data_dir: Path | None, place: Path, say: C
     resolved = read_recipe(experiment.recipe, experiment.settings).recipe.resolved()
     commits = sorted({str(commit) for commit in _commits(study)})
     return {"results": results.compact(found), "recipe": resolved, "commits_of_runs": commits, **prepared}
+
+
+def _merged_experts(
+    experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from benchmarks.expert_merges import measure
+    from polytask.recipes.run import make_job
+
+    assert experiment.recipe is not None  # the experiment's own check
+    prepared, data_dir = _prepared(experiment, data_dir, place)
+    read = read_recipe(experiment.recipe, experiment.settings)
+    job = make_job(read, data_dir=data_dir)
+    methods = None if experiment.rules is None else [str(rule) for rule in experiment.rules]
+    measured = measure.measure(job, place, methods, say)
+    commits = measured.pop("commits_of_runs")
+    return {"results": measured, "recipe": read.recipe.resolved(), "commits_of_runs": commits, **prepared}
+
+
+def _prepared(experiment: Experiment, data_dir: Path | None, place: Path) -> tuple[dict[str, Any], Path | None]:
+    """What the record says of the changed data, and the folder where they are."""
+    if experiment.prepare is None:
+        return {}, data_dir
+    from benchmarks import distinct_texts
+
+    assert experiment.recipe is not None  # the experiment's own check
+    spec = read_recipe(experiment.recipe).recipe.data
+    lost = distinct_texts.prepare(spec, _needed(data_dir, experiment.recipe), place / "data")
+    return {"training_rows_taken_out": lost}, place / "data"
 
 
 def _commits(study: Path) -> list[str | None]:

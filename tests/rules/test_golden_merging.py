@@ -122,6 +122,13 @@ def test_consensus() -> None:
     assert combined("consensus", stack[:1]) == stack[0]  # one task cannot be two
 
 
+def test_consensus_around_the_elected_sign() -> None:
+    """Elected means 1, 0.65 and 1 (of 1 alone); at 0.4: 1 >= 0 twice; 1 >= .14 and .3 >= .14; 1 >= 0 and .5 < .6."""
+    stack = [[1.0, 1.0, 1.0, 0], [1.0, 0.3, -0.5, 0]]
+    assert combined("consensus", stack, merged="elect") == near([1.0, 0.65, 0.0, 0.0])
+    assert combined("consensus", stack, merged="elect", agree=1) == near([1.0, 0.65, 1.0, 0.0])
+
+
 def test_nearswap() -> None:
     assert combined("nearswap", [[0.05, -0.3, 0.0]], t=0.1) == [0.05, -0.1, 0.0]
 

@@ -96,6 +96,7 @@ METHODS: dict[str, str] = {
     "breadcrumbs_ties": "polytask.merging.methods.breadcrumbs_ties:breadcrumbs_ties",
     "sce": "polytask.merging.methods.sce:sce",
     "nuslerp": "polytask.merging.methods.nuslerp:nuslerp",
+    "consensus_ties": "polytask.merging.methods.consensus_ties:consensus_ties",
     "lines": "polytask.merging.methods.lines:lines",
     "lwptv": "polytask.merging.methods.lwptv:lwptv",
 }

@@ -1,0 +1,240 @@
+"""The measurement: experts are trained once and kept, every method merges them, every merge is scored.
+
+What a method tries is scored on the validation split, each task's metric as a share of its expert's; the best setting
+is scored on the test split, and so are the defaults. What is finished is kept, for a measurement that was interrupted.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from benchmarks.expert_merges.scoring import Scorer, Scores, scaled
+from benchmarks.expert_merges.settings import MASK_SCALES, merges_of, methods_for
+from benchmarks.merging.timing import timed
+from polytask.checkpoints import read_checkpoint, resolve
+from polytask.checkpoints.directory import json_bytes, read_json, write_file
+from polytask.core.errors import NotFinite
+from polytask.evaluation.formatting import fixed
+from polytask.merging import store
+from polytask.studies.experts import JOINT, Experts, train_experts
+from polytask.training.job import Job
+
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+def measure(job: Job, place: Path, methods: Sequence[str] | None, say: Say) -> dict[str, Any]:
+    """Trains, merges and scores.
+
+    Args:
+        job: the run on all tasks.
+        place: of rows and outputs; the experts go beside it, named after what they were trained by.
+        methods: names; None is every one.
+        say: takes lines of progress.
+    """
+    digest = hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
+    listener = _Runs(say)
+    experts = train_experts(job, place.parent / f"experts-{digest}", joint=True, listeners=[listener])
+    bench = Bench(job, experts, place, say)
+    chosen, left_out = methods_for(job.tasks, methods)
+    rows = []
+    for name in chosen:
+        row = bench.kept(name, lambda name=name: bench.method(name))
+        rows += [row] if "failed" not in row else []
+        left_out |= {name: row["failed"]} if "failed" in row else {}
+    return {
+        "tasks": {
+            task: {"metric": about["metric"], **{split: bench.experts[split][task] for split in bench.experts}}
+            for task, about in experts.results[JOINT]["tasks"].items()
+        },
+        "seed": job.run.seed,
+        "settings_tried": max((len(row["tried"]) for row in rows), default=0),
+        "rows": rows,
+        "left_out": left_out,
+        "beside": {
+            "base": bench.kept("base", bench.base),
+            "joint": bench.joint(),
+            **{kind: bench.kept(kind, lambda kind=kind: bench.store(kind)) for kind in ("tall_masks", "emr_store")},
+        },
+        "torch_imported": bench.kept("torch", lambda: bench.timed([sys.executable, "-c", "import torch"])),
+        "training": {name: _training(found) for name, found in experts.results.items()},
+        "commits_of_runs": sorted({str(found["provenance"]["commit"]) for found in experts.results.values()}),
+    }
+
+
+class Bench:
+    """Merges the experts and scores what comes out.
+
+    Attributes:
+        experts: split -> task -> the score of the task's expert.
+    """
+
+    def __init__(self, job: Job, experts: Experts, place: Path, say: Say) -> None:
+        self._tasks, self._of, self._place, self._say = list(job.tasks), experts, place, say
+        self._scorer = Scorer(job)
+        self._own = {task: _weights(path) for task, path in experts.tasks.items()}
+        everywhere = set.intersection(*(set(own) for own in self._own.values()))
+        self._base = {name: value for name, value in _weights(experts.base).items() if name in everywhere}
+        self.experts = {
+            split: {task: _score(experts.results[task], task, split) for task in self._tasks} for split in _SPLITS
+        }
+
+    def kept(self, name: str, make: Callable[[], Row]) -> Row:
+        """The row from its file, or made and written there."""
+        path = self._place / "rows" / f"{name}.json"
+        if not path.exists():
+            row = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, json_bytes(row))
+        return read_json(path)
+
+    def method(self, name: str) -> Row:
+        """A method with the settings that it tries."""
+        tries: list[_Try] = []
+        runs = []
+        for number, merge in enumerate(merges_of(name)):
+            out = self._place / f"merged-{number}"
+            try:
+                runs.append(self._merge({"kind": name, **merge.parameters}, out))
+            except RuntimeError as error:
+                return {"name": name, "failed": str(error).rpartition(" / ")[2]}
+            weights = _weights(out)
+            tries += [
+                self._try(scaled(self._base, weights, scale), scale=scale, **merge.parameters) for scale in merge.scales
+            ]
+        best = max(tries, key=lambda one: one.order)
+        if best.score is None:
+            return {"name": name, "failed": "the merged model's outputs are NaN or infinite"}
+        test = self._scorer(best.weights, "test")
+        self._say(f"  {name}: {_said(test, self.experts['test'])} with {best.settings}, {runs[0]['seconds']:.1f} s")
+        return {
+            "name": name,
+            "settings": best.settings,
+            "tried": [{**one.settings, "score": one.score} for one in tries],
+            "valid": best.valid,
+            "test": test,
+            "defaults": {
+                "valid": tries[0].valid,
+                "test": test if best is tries[0] else self._scorer(tries[0].weights, "test"),
+            },
+            **runs[0],
+        }
+
+    def base(self) -> Row:
+        """The start itself, with the experts' heads: what a merge that changes nothing would be."""
+        return {split: self._scorer(self._whole(self._base), split) for split in _SPLITS}
+
+    def joint(self) -> Row:
+        """One model of all tasks, trained."""
+        found = self._of.results[JOINT]
+        return {split: {task: _score(found, task, split) for task in self._tasks} for split in _SPLITS}
+
+    def store(self, kind: str) -> Row:
+        """A store, and each task's model from it on its own task; each task takes its best mask."""
+        best: dict[str, Scores] = {split: dict.fromkeys(self._tasks, float("-inf")) for split in _SPLITS}
+        about: Row = {}
+        chosen: dict[str, float | None] = {}
+        for mask_scale in MASK_SCALES if kind == "tall_masks" else (None,):
+            folder = self._place / "store"
+            shutil.rmtree(folder, ignore_errors=True)
+            options = {} if mask_scale is None else {"mask_scale": mask_scale}
+            models = {task: str(path) for task, path in self._of.tasks.items()}
+            packed = store.pack(str(self._of.base), models, folder, kind=kind.removesuffix("_store"), **options)
+            about = about or {key: packed[key] for key in ("bytes", "bytes_of_models")}
+            for task in self._tasks:
+                out = self._place / "merged-0"
+                shutil.rmtree(out, ignore_errors=True)
+                store.get(folder, task, out)
+                weights = self._whole(_weights(out))
+                valid = self._scorer(weights, "valid", [task])
+                if valid[task] > best["valid"][task]:
+                    best["valid"] |= valid
+                    best["test"] |= self._scorer(weights, "test", [task])
+                    chosen[task] = mask_scale
+        self._say(f"  {kind}: {_said(best['test'], self.experts['test'])}")
+        return {**best, **about, "mask_scale": chosen}
+
+    def timed(self, command: Sequence[str]) -> dict[str, Any]:
+        self._place.mkdir(parents=True, exist_ok=True)
+        return timed(command, self._place / "log", {"HF_HUB_OFFLINE": "1"})
+
+    def _whole(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With the experts' heads where they are missing."""
+        heads = {name: value for own in self._own.values() for name, value in own.items() if name not in self._base}
+        return {**heads, **weights}
+
+    def _merge(self, rule: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        """Seconds and memory of `polytask merge`."""
+        shutil.rmtree(out, ignore_errors=True)
+        plan = self._place / "plan.yaml"
+        self._place.mkdir(parents=True, exist_ok=True)
+        models = {task: str(path) for task, path in self._of.tasks.items()}
+        plan.write_text(yaml.safe_dump({"version": 1, "base": str(self._of.base), "tasks": models, "rule": dict(rule)}))
+        return self.timed([sys.executable, "-m", "polytask", "merge", str(plan), "--out", str(out)])
+
+    def _try(self, weights: Mapping[str, Tensor], **settings: Any) -> "_Try":
+        try:
+            valid = self._scorer(weights, "valid")
+        except NotFinite:
+            return _Try(settings, weights, {}, None)
+        return _Try(settings, weights, valid, share(valid, self.experts["valid"]))
+
+
+_SPLITS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A setting with its score on the validation split; None where the model gave no numbers."""
+
+    settings: dict[str, Any]
+    weights: Mapping[str, Tensor]
+    valid: Scores
+    score: float | None
+
+    @property
+    def order(self) -> float:
+        return float("-inf") if self.score is None else self.score
+
+
+def share(scores: Mapping[str, float], experts: Mapping[str, float]) -> float:
+    """The mean over tasks of the score as a share of the expert's."""
+    return sum(scores[task] / experts[task] for task in experts) / len(experts)
+
+
+def _score(results: Mapping[str, Any], task: str, split: str) -> float:
+    return results[split][task][results["tasks"][task]["metric"]]
+
+
+def _training(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: results[key] for key in ("steps", "best_step", "seconds")}
+
+
+def _weights(run: Path) -> dict[str, Tensor]:
+    return dict(read_checkpoint(resolve(run)).tensors())
+
+
+def _said(scores: Mapping[str, float], experts: Mapping[str, float]) -> str:
+    parts: Iterable[str] = (f"{task} {fixed(value, 3)}" for task, value in scores.items())
+    return f"{share(scores, experts):.1%} ({', '.join(parts)})"
+
+
+class _Runs:
+    """One line a run."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "run":
+            self._say(f"  run {event['index']} of {event['of']}: {event['name']}")
+        elif event["event"] == "evaluate":
+            self._say(f"    step {event['step']}: {json.dumps(event['metrics'])}, {event['seconds']:.0f} s")

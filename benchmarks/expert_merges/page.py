@@ -1,0 +1,174 @@
+"""What the merges of experts show, in sentences and a table: made from the numbers, the unwelcome ones too."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.expert_merges.measure import share
+from polytask.core.errors import CheckpointError
+from polytask.evaluation.formatting import MINUS, counted, duration, fixed, listed
+
+MIB = 2**20
+KEPT_BY_TALL_MASKS = 99.0
+"""Percent of the experts' accuracy that arXiv:2405.07813 reports TALL-masks to keep, at least."""
+
+ORDERINGS = (
+    ("adamerging", "task_arithmetic", "arXiv:2310.02575"),
+    ("consensus_ties", "ties", "arXiv:2405.07813"),
+    ("ties", "task_arithmetic", "arXiv:2306.01708"),
+    ("consensus", "task_arithmetic", "arXiv:2405.07813"),
+    ("regmean", "linear", "arXiv:2212.09849"),
+    ("fisher", "linear", "arXiv:2111.09832"),
+)
+"""(method, the one that its paper reports it to beat, the paper); those that were measured are compared."""
+
+_BESIDE = {
+    "base": "the base with the experts' heads",
+    "joint": "one model trained on all tasks",
+    "tall_masks": "store of TALL-masks, a task's own model",
+    "emr_store": "store of EMR, a task's own model",
+}
+_NOT_MERGED = ("–", "–", "–")
+Results = Mapping[str, Any]
+
+
+def blocks(results: Results) -> list[str]:
+    """Sentences, the table, what is left out."""
+    return [_sentences(results), _orderings(results), _table(results), _caption(results), *_left_out(results)]
+
+
+def joined(first: Results, *others: Results) -> dict[str, Any]:
+    """The methods of several results as one.
+
+    Raises:
+        CheckpointError: they did not merge the same experts.
+    """
+    rows = {row["name"]: row for row in first["rows"]}
+    left_out = dict(first["left_out"])
+    for other in others:
+        if other["tasks"] != first["tasks"]:
+            raise CheckpointError("results of merged experts cannot be joined: the experts' scores differ")
+        rows = {**{row["name"]: row for row in other["rows"]}, **rows}
+        left_out = {**other["left_out"], **left_out}
+    return {
+        **first,
+        "rows": list(rows.values()),
+        "left_out": {name: why for name, why in left_out.items() if name not in rows},
+    }
+
+
+def _sentences(results: Results) -> str:
+    rows = _ranked(results)
+    best, *_ = rows
+    ahead = [f"`{row['name']}` ({_percent(_mean(results, row))})" for row in rows[:10]]
+    joint = _mean(results, results["beside"]["joint"])
+    above = [row for row in rows if _mean(results, row) > joint]
+    return (
+        f"{counted(len(rows), 'method')} merged the experts of {listed(results['tasks'])}. Chosen on the validation "
+        f"split, `{best['name']}` leads; it keeps {_percent(_mean(results, best))} of the experts' test scores, one "
+        f"model trained on all tasks {_percent(joint)}, and the base with the experts' heads "
+        f"{_percent(_mean(results, results['beside']['base']))}. "
+        f"{counted(len(above), 'merge')} of {len(rows)} did better than joint training. "
+        f"The ten that validation ranks first: {listed(ahead)}."
+    )
+
+
+def _orderings(results: Results) -> str:
+    """What the papers report, and what was found."""
+    rows = {row["name"]: row for row in results["rows"]}
+    sentences = [_of_tall_masks(results)]
+    for name, other, paper in ORDERINGS:
+        if name in rows and other in rows:
+            ours, theirs = (_mean(results, rows[each]) for each in (name, other))
+            found = "so it is here" if ours > theirs else "**not so here**"
+            sentences.append(
+                f"`{name}` beats `{other}` ({paper}): {found}, {_percent(ours)} beside {_percent(theirs)}."
+            )
+    return f"What the papers report, with one seed of experts: {' '.join(sentences)}"
+
+
+def _of_tall_masks(results: Results) -> str:
+    found = results["beside"]["tall_masks"]
+    kept, size = _mean(results, found), 100 * found["bytes"] / found["bytes_of_models"]
+    so = "so it is here" if kept >= KEPT_BY_TALL_MASKS else "**not so here**"
+    return (
+        f"TALL-masks keep over {KEPT_BY_TALL_MASKS:.0f} % of the experts' accuracy at a fraction of the storage "
+        f"(arXiv:2405.07813): {so}, {_percent(kept)} at {_percent(size)} of the bytes."
+    )
+
+
+def _table(results: Results) -> str:
+    tasks = results["tasks"]
+    head = ["", "chosen", "mean", *tasks, "mean, defaults", "time", "memory"]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    own = [fixed(about["test"], 3) for about in tasks.values()]
+    metrics = [about["metric"] for about in tasks.values()]
+    lines.append(
+        [
+            "the experts themselves",
+            "",
+            "",
+            *(f"{a}<br>{b}" for a, b in zip(metrics, own, strict=True)),
+            *_NOT_MERGED,
+        ]
+    )
+    for name, words in _BESIDE.items():
+        if name in results["beside"]:
+            lines.append([words, "", *_shares(results, results["beside"][name]), *_NOT_MERGED])
+    lines += [_line(results, row) for row in _ranked(results)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _line(results: Results, row: Results) -> list[str]:
+    defaults = _percent(share(row["defaults"]["test"], _experts(results, "test")) * 100)
+    costs = [duration(row["seconds"]), f"{(row['anonymous'] - results['torch_imported']['anonymous']) / MIB:.0f} MiB"]
+    return [f"`{row['name']}`", _settings(row["settings"]), *_shares(results, row), defaults, *costs]
+
+
+def _shares(results: Results, row: Results) -> list[str]:
+    """The mean, then a share a task."""
+    experts = _experts(results, "test")
+    each = [_percent(100 * row["test"][task] / experts[task]) for task in experts]
+    return [f"**{_percent(_mean(results, row))}**", *each]
+
+
+def _caption(results: Results) -> str:
+    return (
+        "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks. Every "
+        f"method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation split, "
+        "by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density fewer of "
+        f"them at two densities. Time and memory are those of `polytask merge` with the defaults, interpreter's start "
+        f"included ({duration(results['torch_imported']['seconds'])} to import torch); memory is beyond that of an "
+        f"interpreter that has imported torch. One seed of experts (seed {results['seed']}), so differences of a few "
+        "percent mean nothing. Training took "
+        f"{duration(sum(about['seconds'] for name, about in results['training'].items() if name != 'joint'))} for the "
+        f"experts, {duration(results['training']['joint']['seconds'])} for the joint model."
+    )
+
+
+def _left_out(results: Results) -> list[str]:
+    if not results["left_out"]:
+        return []
+    return [f"Left out: {'; '.join(f'`{name}` ({why})' for name, why in results['left_out'].items())}."]
+
+
+def _ranked(results: Results) -> list[Results]:
+    """By the validation split; the name decides between equals."""
+    experts = _experts(results, "valid")
+    rows: Sequence[Results] = results["rows"]
+    return sorted(rows, key=lambda row: (-share(row["valid"], experts), row["name"]))
+
+
+def _experts(results: Results, split: str) -> dict[str, float]:
+    return {task: about[split] for task, about in results["tasks"].items()}
+
+
+def _mean(results: Results, row: Results) -> float:
+    return 100 * share(row["test"], _experts(results, "test"))
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f} %".replace("-", MINUS)

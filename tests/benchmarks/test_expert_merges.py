@@ -1,0 +1,118 @@
+"""The merges of experts, small: trained once, merged and scored, and told in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.expert_merges import measure, page
+from benchmarks.expert_merges.scoring import ByLength, Scorer, scaled
+from benchmarks.expert_merges.settings import SCALES, merges_of, methods_for
+from tests.training.runs import job
+
+from polytask.core.errors import CheckpointError
+from polytask.merging.contract import method_names
+from polytask.tasks.examples import Examples, Ragged
+
+SMALL = {"tasks": {"click": "binary", "topic": "multiclass"}, "data__drop": ["buy", "price"], "train__epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str], Path]:
+    place, lines = tmp_path_factory.mktemp("work") / "small", []
+    results = measure.measure(job(**SMALL), place, ["task_arithmetic", "ties", "passthrough"], lines.append)
+    return json.loads(json.dumps(results)), lines, place
+
+
+def test_every_method_tries_as_many_settings() -> None:
+    for name in method_names():
+        merges = merges_of(name)
+        assert sum(len(merge.scales) for merge in merges) == len(SCALES), name
+        assert (merges[0].parameters, merges[0].scales[0]) == ({}, 1.0), name
+    assert [merge.parameters for merge in merges_of("ties")] == [{}, {"density": 0.5}]
+    assert [merge.parameters for merge in merges_of("dare_linear")] == [{}, {"density": 0.2}]
+
+
+def test_methods_that_merge_fewer_models_are_left_out_with_the_reason() -> None:
+    chosen, left_out = methods_for(["a", "b", "c"])
+    assert set(chosen) | set(left_out) == set(method_names())
+    assert list(left_out) == [name for name in method_names() if name in left_out]
+    assert "allowed: 2" in left_out["slerp"]
+    assert {"ties", "upgrad", "mean", "tsv_m"} <= set(chosen)
+
+
+def test_lengths_are_of_the_vector_and_leave_heads_alone() -> None:
+    base, merged = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([2.0, 0.0]), "head": torch.tensor([5.0])}
+    assert torch.equal(scaled(base, merged, 0.5)["w"], torch.tensor([1.5, 1.0]))
+    assert torch.equal(scaled(base, merged, 2.0)["w"], torch.tensor([3.0, -2.0]))
+    assert torch.equal(scaled(base, merged, 2.0)["head"], merged["head"])
+
+
+def test_rows_come_by_length_and_each_once() -> None:
+    tokens = Ragged(torch.arange(9), torch.tensor([0, 4, 5, 7, 9]))
+    rows = Examples({"input_ids": tokens}, {}, {}, torch.arange(4), "data")
+    batches = list(ByLength(rows).batches(2))
+    assert [batch.rows.tolist() for batch in batches] == [[1, 2], [3, 0]]
+    assert [batch.inputs["input_ids"].shape[1] for batch in batches] == [2, 4]
+
+
+def test_what_is_measured(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, lines, _ = measured
+    assert [row["name"] for row in results["rows"]] == ["task_arithmetic", "ties"]
+    assert list(results["left_out"]) == ["passthrough"]
+    assert results["settings_tried"] == 6
+    for row in results["rows"]:
+        best = max(one["score"] for one in row["tried"])
+        assert measure.share(row["valid"], page._experts(results, "valid")) == pytest.approx(best)
+        assert {key: row["settings"].get(key) for key in row["settings"]} in [
+            {key: value for key, value in one.items() if key != "score"} for one in row["tried"] if one["score"] == best
+        ]
+        assert list(row["test"]) == ["click", "topic"]
+        assert row["seconds"] > 0
+    assert results["beside"]["tall_masks"]["bytes"] > 0
+    assert any("run 3 of 3: joint" in line for line in lines)
+
+
+def test_a_scorer_gives_the_experts_their_own_scores(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, _, place = measured
+    scorer = Scorer(job(**SMALL))
+    base, experts = (next(place.parent.glob("experts-*")) / name for name in ("base", "experts"))
+    for task, about in results["tasks"].items():
+        weights = {**measure._weights(base), **measure._weights(experts / task)}
+        for split in ("valid", "test"):
+            assert scorer(weights, split, [task]) == pytest.approx({task: about[split]})
+
+
+def test_what_is_finished_is_not_done_again(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, _, place = measured
+    lines: list[str] = []
+    again = measure.measure(job(**SMALL), place, ["task_arithmetic", "ties", "passthrough"], lines.append)
+    assert json.loads(json.dumps(again)) == results
+    assert not any("task_arithmetic" in line for line in lines)
+
+
+def test_the_words_tell_what_was_measured(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, _, _ = measured
+    sentences, orderings, table, caption, left_out = page.blocks(results)
+    assert "2 methods merged the experts of click and topic" in sentences
+    assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): " in orderings
+    assert len(table.splitlines()) == 2 + 1 + len(results["beside"]) + 2
+    assert "One seed of experts (seed 0)" in caption
+    assert "`passthrough` (" in left_out
+    better = json.loads(json.dumps(results))
+    ties = next(row for row in better["rows"] if row["name"] == "ties")
+    for split in ("valid", "test"):
+        ties[split] = {task: 2 * about[split] for task, about in better["tasks"].items()}
+    assert "`ties` leads; it keeps 200.0 %" in page.blocks(better)[0]
+    assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): so it is here, 200.0 % beside " in page.blocks(better)[1]
+
+
+def test_more_methods_join_only_on_the_same_experts(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, _, _ = measured
+    more = {**results, "rows": [{**results["rows"][0], "name": "other"}], "left_out": {"ties": "a reason"}}
+    together = page.joined(results, more)
+    assert [row["name"] for row in together["rows"]] == ["other", "task_arithmetic", "ties"]
+    assert list(together["left_out"]) == ["passthrough"]
+    with pytest.raises(CheckpointError, match="the experts' scores differ"):
+        page.joined(results, {**more, "tasks": {}})

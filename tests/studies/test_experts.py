@@ -1,0 +1,69 @@
+"""Experts for merging: one start, an expert a task on its share of the joint run, nothing done twice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.runs import job
+
+import polytask
+from polytask.checkpoints import read_checkpoint, resolve
+from polytask.core.errors import CheckpointError
+from polytask.studies.experts import JOINT, Experts, train_experts
+
+TASKS = {"click": "binary", "topic": "multiclass"}
+SMALL = {"tasks": TASKS, "data__drop": ["buy", "price"], "train__epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experts]:
+    out = tmp_path_factory.mktemp("experts") / "out"
+    return out, train_experts(job(**SMALL, model__sharing="mmoe"), out, joint=True)
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(resolve(run)).tensors())
+
+
+def test_every_expert_begins_at_the_base_and_has_its_own_head_alone(trained: tuple[Path, Experts]) -> None:
+    _, experts = trained
+    base = tensors(experts.base)
+    assert list(experts.tasks) == list(TASKS)
+    for task, run in experts.tasks.items():
+        own = tensors(run)
+        assert {name.split(".")[1] for name in own if name.startswith("heads.")} == {task}
+        moved = [name for name, value in own.items() if not torch.equal(value, base[name])]
+        assert moved
+        # a few steps of 0.01 leave weights near where they began, which another start would not
+        assert all((own[name] - base[name]).abs().max() <= 0.1 for name in own)
+
+
+def test_the_joint_run_keeps_its_architecture_and_the_experts_share_an_encoder(trained: tuple[Path, Experts]) -> None:
+    _, experts = trained
+    assert experts.joint is not None
+    assert experts.results[JOINT]["sharing"] == "mmoe"
+    assert [experts.results[task]["sharing"] for task in TASKS] == ["hard", "hard"]
+    assert list(experts.results["click"]["test"]) == ["click"]
+
+
+def test_the_experts_merge_and_predict(trained: tuple[Path, Experts], tmp_path: Path) -> None:
+    _, experts = trained
+    models = {task: str(run) for task, run in experts.tasks.items()}
+    polytask.merge({"base": str(experts.base), "tasks": models, "rule": "ties"}, out=tmp_path / "merged")
+    assert set(polytask.load(tmp_path / "merged").targets) == set(TASKS)
+
+
+def test_a_second_call_trains_nothing_again(trained: tuple[Path, Experts]) -> None:
+    out, experts = trained
+    events: list[str] = []
+    again = train_experts(
+        job(**SMALL, model__sharing="mmoe"), out, joint=True, listeners=[lambda event: events.append(event["event"])]
+    )
+    assert events == ["run"] * 3
+    assert again == experts
+
+
+def test_another_recipe_is_refused(trained: tuple[Path, Experts]) -> None:
+    out, _ = trained
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train_experts(job(**SMALL, train__batch_size=16), out)
