@@ -256,6 +256,14 @@ def test_a_gradient_that_is_not_finite(name: str, where: str) -> None:
     refused(NotFinite, match, model, lambda: backward(balancer_of(name), losses, model))
 
 
+def test_finite_gradients_whose_sum_overflows() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    losses = {task: 1.5e38 * parameter.sum() for task in "ab"}
+    polytask.balancer("equal").backward(losses, [parameter])
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == pytest.approx([3e38] * 4)
+
+
 @pytest.mark.parametrize("name", ANY_NUMBER)
 def test_parameters_changed_between_forward_and_backward(name: str) -> None:
     model = made()

@@ -1,11 +1,10 @@
 """Writing into `.grad`: all of a step's gradients or, if one of them is unusable, none."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.core.errors import GraphError
 
@@ -52,17 +51,15 @@ def as_sparse(grad: Tensor, rows: Tensor) -> Tensor:
 
 def infinite(grads: Mapping[str, Tensor]) -> list[str]:
     """Names of the gradients that are not finite."""
-    # one fused pass over many small ones; finite numbers whose squares overflow are looked at again
-    together = [grad for grad in grads.values() if not grad.is_sparse]
-    if len(together) > 8 and len(together) == len(grads) and nn.utils.get_total_norm(together).isfinite():
+    # a number a gradient and one look at all of them; finite numbers whose sum overflows are looked at again
+    sums = [_values(grad).sum() for grad in grads.values()]
+    if not sums or torch.stack([each.to(sums[0]) for each in sums]).sum().isfinite():
         return []
-    return [name for name, grad in grads.items() if not _is_finite(grad)]
+    return [name for name, grad in grads.items() if not _values(grad).isfinite().all()]
 
 
-def _is_finite(grad: Tensor) -> bool:
-    values = grad._values() if grad.is_sparse else grad
-    # one pass without a table of booleans; finite numbers whose sum overflows are looked at again
-    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
+def _values(grad: Tensor) -> Tensor:
+    return grad._values() if grad.is_sparse else grad
 
 
 @contextmanager
