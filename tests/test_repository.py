@@ -87,6 +87,9 @@ def test_every_rule_file_is_in_the_table(decorator: str, table: dict[str, str]) 
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
                     module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
                     declared[ast.literal_eval(call.args[0])] = module
+            made = node.value if decorator == "method" and isinstance(node, ast.Assign) else None
+            if isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "composed":
+                declared[path.stem] = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
     assert declared == {name: target.partition(":")[0] for name, target in table.items()}
 
 

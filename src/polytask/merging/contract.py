@@ -16,12 +16,11 @@ one under `PerTask` arrives as float64 [T].
 A rule is `core.rules`': on `stack` (blocks, as above; it must leave its inputs alone), on `matrix` (whole tensors), or
 on `gram` (one Gram matrix for each of `groups`, then a weighted sum). `noise` is then one Noise of this tensor.
 
-A method is a published merge with a name: a function from its parameters to a pipeline (`core.names.METHODS`):
+A method is a published merge with a name (`core.names.METHODS`), base + scale * rule(transform(task vectors)):
 
-    @method("ties", source="arXiv:2306.01708")
-    def ties(*, density=0.2, ...) -> Pipeline:
-        return Pipeline((use_transform("trim", density=density),), use_rule("elect", ...), scale=scale)
+    ties = composed(__name__, "trim", "elect", source="arXiv:2306.01708")
 
+or, where there is more to it, a function under `@method` from its parameters to a pipeline.
 Every rule that needs task vectors alone is a method too, by its own name.
 """
 
@@ -234,13 +233,36 @@ class MethodSpec:
 def method(name: str, *, source: str) -> Callable[[Callable[..., Pipeline]], MethodSpec]:
     """Declares the decorated function as the merge method `name`. One not in the shipped table is added to it."""
 
-    def declare(function: Callable[..., Pipeline]) -> MethodSpec:
-        spec = MethodSpec(name, function, source, parameters_of(function))
-        if METHODS.get(name, "").partition(":")[0] != function.__module__:
-            _methods.add(name, spec)
-        return spec
+    return lambda function: _declared(MethodSpec(name, function, source, parameters_of(function)))
 
-    return declare
+
+def composed(module: str, transform: str, rule: str, *, source: str, **settled: Any) -> MethodSpec:
+    """Declares the merge method that is a transform and then a rule, with the parameters of both and `scale`.
+
+    Args:
+        module: the `__name__` of the file, the last part of which is the method's name; its docstring is the method's.
+        transform, rule: their names.
+        source: as of a rule.
+        settled: parameters of either that the method does not leave open.
+    """
+    first, second = find_transform(transform), rules.find(rule)
+    assert not set(first.parameters) & set(second.parameters)
+
+    def build(*, scale: float, **parameters: Any) -> Pipeline:
+        every = {**parameters, **settled}
+        ours, theirs = ({name: every[name] for name in spec.parameters} for spec in (first, second))
+        return Pipeline((use_transform(first, **ours),), use_rule(second, **theirs), scale)
+
+    build.__module__ = module
+    own = {**first.parameters, **second.parameters, **parameters_of(_scaled)}
+    left = {name: parameter for name, parameter in own.items() if name not in settled}
+    return _declared(MethodSpec(module.rpartition(".")[2], build, source, left))
+
+
+def _declared(spec: MethodSpec) -> MethodSpec:
+    if METHODS.get(spec.name, "").partition(":")[0] != spec.function.__module__:
+        _methods.add(spec.name, spec)
+    return spec
 
 
 VECTORS = ("gram", "stack", "matrix", "base")

@@ -78,13 +78,58 @@ _DROPPED = (
     ),
     Departure("which elements are dropped depends on the plan's seed; mergekit draws others", _drops),
 )
-_TIES = {**_SUM, "normalize": "divide"}
-_DIVIDE = {"normalize": lambda value: "weights" if value else "none"}
-_RESCALE = {"rescale": lambda value: "density" if value else "none"}
-_EPSILON = {"epsilon": lambda value: 2 * value}  # the paper's is the whole width, mergekit's the half
 _OUTLIERS = Departure(
     "how many of the largest elements are outliers is rounded down; mergekit's count differs by one element a tensor"
 )
+
+# the paper's epsilon is the whole width, mergekit's half of it
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "normalize": lambda value: "weights" if value else "none",
+    "rescale": lambda value: "density" if value else "none",
+    "epsilon": lambda value: 2 * value,
+}
+_BY_RANK: dict[str, Any] = {
+    "per_model": {"epsilon": "epsilon"},
+    "settled": {"epsilon": 0.3, "span": "ends"},
+    "departures": _DROPPED,
+}
+_BOTH_ENDS: dict[str, Any] = {
+    "per_model": {"gamma": "outliers"},
+    "settled": {"outliers": 0.01, "scope": "tensor"},
+    "departures": (_OUTLIERS,),
+}
+
+
+def _thinned(
+    name: str,
+    divide: str | None,
+    *,
+    rescales: bool = False,
+    per_model: Mapping[str, str] | None = None,
+    settled: Mapping[str, Any] | None = None,
+    departures: tuple[Departure, ...] = (),
+) -> Method:
+    """A method that thins task vectors out and adds them up; or elects signs, and divides by `divide` by default."""
+    rescale = {"rescale": "rescale"} if rescales else {}
+    normalize = {} if divide is None else {"normalize": "divide"}
+    return Method(
+        name,
+        name,
+        "required",
+        per_model={**_WEIGHTS, "density": "density", **(per_model or {})},
+        whole=_SUM | normalize | rescale,
+        ignored=_INT8_MASK,
+        only={option: False for option in ("normalize", "rescale") if option not in normalize | rescale},
+        convert=_CONVERT,
+        settled={
+            "density": 1.0,
+            **(settled or {}),
+            **({"rescale": "density"} if rescales else {}),
+            **({} if divide is None else {"elect": "weighted", "divide": divide}),
+        },
+        departures=departures,
+    )
+
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -130,87 +175,13 @@ METHODS: dict[str, Method] = {
             ignored=_INT8_MASK,
             only={"normalize": False},
         ),
-        Method(
-            "ties",
-            "ties",
-            "required",
-            per_model={**_WEIGHTS, "density": "density"},
-            whole=_TIES,
-            ignored=_INT8_MASK,
-            only={"rescale": False},
-            convert=_DIVIDE,
-            settled={"density": 1.0, "scope": "tensor", "elect": "weighted", "divide": "weights"},
-            departures=(_NEGATIVE,),
-        ),
-        Method(
-            "dare_linear",
-            "dare_linear",
-            "required",
-            per_model={**_WEIGHTS, "density": "density"},
-            whole=_SUM | {"rescale": "rescale"},
-            ignored=_INT8_MASK,
-            only={"normalize": False},
-            convert=_RESCALE,
-            settled={"density": 1.0, "rescale": "density"},
-            departures=_DROPPED,
-        ),
-        Method(
-            "dare_ties",
-            "dare_ties",
-            "required",
-            per_model={**_WEIGHTS, "density": "density"},
-            whole=_TIES | {"rescale": "rescale"},
-            ignored=_INT8_MASK,
-            convert=_DIVIDE | _RESCALE,
-            settled={"density": 1.0, "rescale": "density", "elect": "weighted", "divide": "none"},
-            departures=_DROPPED,
-        ),
-        Method(
-            "della_linear",
-            "della_linear",
-            "required",
-            per_model={**_WEIGHTS, "density": "density", "epsilon": "epsilon"},
-            whole=_SUM | {"rescale": "rescale"},
-            ignored=_INT8_MASK,
-            only={"normalize": False},
-            convert=_RESCALE | _EPSILON,
-            settled={"density": 1.0, "epsilon": 0.3, "span": "ends", "rescale": "density"},
-            departures=_DROPPED,
-        ),
-        Method(
-            "della",
-            "della",
-            "required",
-            per_model={**_WEIGHTS, "density": "density", "epsilon": "epsilon"},
-            whole=_TIES | {"rescale": "rescale"},
-            ignored=_INT8_MASK,
-            convert=_DIVIDE | _RESCALE | _EPSILON,
-            settled={"density": 1.0, "epsilon": 0.3, "span": "ends", "rescale": "density", "divide": "weights"},
-            departures=_DROPPED,
-        ),
-        Method(
-            "breadcrumbs",
-            "breadcrumbs",
-            "required",
-            per_model={**_WEIGHTS, "density": "density", "gamma": "outliers"},
-            whole=_SUM,
-            ignored=_INT8_MASK,
-            only={"normalize": False, "rescale": False},
-            settled={"density": 1.0, "outliers": 0.01, "scope": "tensor"},
-            departures=(_OUTLIERS,),
-        ),
-        Method(
-            "breadcrumbs_ties",
-            "breadcrumbs_ties",
-            "required",
-            per_model={**_WEIGHTS, "density": "density", "gamma": "outliers"},
-            whole=_TIES,
-            ignored=_INT8_MASK,
-            only={"rescale": False},
-            convert=_DIVIDE,
-            settled={"density": 1.0, "outliers": 0.01, "scope": "tensor", "elect": "weighted", "divide": "none"},
-            departures=(_OUTLIERS,),
-        ),
+        _thinned("ties", "weights", settled={"scope": "tensor"}, departures=(_NEGATIVE,)),
+        _thinned("dare_linear", None, rescales=True, departures=_DROPPED),
+        _thinned("dare_ties", "none", rescales=True, departures=_DROPPED),
+        _thinned("della_linear", None, rescales=True, **_BY_RANK),
+        _thinned("della", "weights", rescales=True, **_BY_RANK),
+        _thinned("breadcrumbs", None, **_BOTH_ENDS),
+        _thinned("breadcrumbs_ties", "none", **_BOTH_ENDS),
         Method(
             "sce",
             "sce",

@@ -6,27 +6,6 @@ Departures  those of `trim`, `elect` and `consensus`. The masks are of the trimm
 Cost        that of `ties`.
 """
 
-from typing import Annotated, Any
+from polytask.merging.contract import composed
 
-from polytask.core.constraints import Choice, Interval, PerTask
-from polytask.core.statistics import SCOPES
-from polytask.merging.contract import Pipeline, method, use_rule, use_transform
-
-
-@method("consensus_ties", source="arXiv:2405.07813")
-def consensus_ties(
-    *,
-    density: Annotated[Any, PerTask(Interval(0, 1, open="left"))] = 0.2,
-    scope: Annotated[str, Choice(*SCOPES)] = "all",
-    agree: Annotated[int, Interval(0)] = 2,
-    mask_scale: Annotated[Any, PerTask(Interval(0))] = 0.4,
-    scale: Annotated[float, Interval()] = 1.0,
-) -> Pipeline:
-    """base + scale * consensus(trim(task vectors)).
-
-    Args:    density, scope: see `trim`.
-             agree, mask_scale: see the rule `consensus`.
-             scale: of the merged vector.
-    """
-    rule = use_rule("consensus", agree=agree, mask_scale=mask_scale, merged="elect")
-    return Pipeline((use_transform("trim", density=density, scope=scope),), rule, scale=scale)
+consensus_ties = composed(__name__, "trim", "consensus", source="arXiv:2405.07813", merged="elect")
