@@ -157,6 +157,61 @@ def test_fan_in_fan_out_is_transposed(tmp_path: Path) -> None:
     torch.testing.assert_close(whole(weights, "c.weight").double(), product(factors, "c", 2.0).T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", ["", ".weight"])
+def test_a_dora_gives_each_output_its_magnitude(tmp_path: Path, suffix: str) -> None:
+    """magnitude * (W + s B A) / its length: by row of a matrix and of a kernel, by column of an embedding."""
+    generator = torch.Generator().manual_seed(2)
+    values = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in {"q.weight": (300, 500), "conv.weight": (8, 4, 3, 3), "embed.weight": (20, 6)}.items()
+    }
+    base = open_model(str(write_model(tmp_path / "base", values, {})))
+    kernel = {
+        key: value.reshape(-1, 4, 3, 3) if "_A" in key else value.reshape(8, -1, 1, 1)
+        for key, value in pair("conv", 8, 36).items()
+    }
+    embedding = {
+        "embed.lora_embedding_A": torch.randn(3, 20, generator=generator),
+        "embed.lora_embedding_B": torch.randn(6, 3, generator=generator),
+    }
+    lengths = {"q": 300, "conv": 8, "embed": 6}
+    magnitudes = {module: torch.rand(length, generator=generator) + 0.5 for module, length in lengths.items()}
+    factors = {
+        **pair("q", 300, 500),
+        **kernel,
+        **embedding,
+        "q.lora_magnitude_vector" + suffix: magnitudes["q"],
+        "conv.lora_magnitude_vector" + suffix: magnitudes["conv"].view(1, 8, 1, 1),
+        "embed.lora_magnitude_vector" + suffix: magnitudes["embed"],
+    }
+    weights = opened(write_adapter(tmp_path / "dora", factors, use_dora=True), base)
+    summed = {
+        "q": values["q.weight"].double() + product(factors, "q", 2.0),
+        "conv": values["conv.weight"].double().flatten(1) + product(pair("conv", 8, 36), "conv", 2.0),
+        "embed": (
+            values["embed.weight"].double()
+            + 2 * (embedding["embed.lora_embedding_B"] @ embedding["embed.lora_embedding_A"]).T.double()
+        ).T,
+    }
+    for module, matrix in summed.items():
+        expected = magnitudes[module].double()[:, None] * matrix / matrix.norm(dim=1, keepdim=True)
+        expected = expected.T if module == "embed" else expected
+        name = f"{module}.weight"
+        torch.testing.assert_close(whole(weights, name).double().flatten(1), expected, rtol=1e-6, atol=1e-6)
+        count = expected.numel()
+        pieces = [weights.read(name, start, min(start + 777, count)) for start in range(0, count, 777)]
+        assert torch.equal(torch.cat(pieces), weights.read(name, 0, count))
+
+
+def test_a_dora_that_was_not_trained_is_its_base(tmp_path: Path, base: Opened) -> None:
+    """B is 0 and the magnitudes are the lengths: what peft starts from."""
+    matrix = base_values()["layers.0.q.weight"]
+    factors = {**pair("layers.0.q", HEIGHT, WIDTH), "layers.0.q.lora_magnitude_vector": matrix.norm(dim=1)}
+    factors["layers.0.q.lora_B.weight"] *= 0
+    weights = opened(write_adapter(tmp_path / "dora", factors, use_dora=True), base)
+    torch.testing.assert_close(whole(weights, "layers.0.q.weight").float(), matrix, rtol=1e-6, atol=1e-6)
+
+
 def test_modules_that_were_trained_whole_are_the_adapters(tmp_path: Path, base: Opened) -> None:
     head = torch.ones(2, 5)
     factors = {**pair("layers.0.q", HEIGHT, WIDTH), "head.weight": head}
@@ -167,7 +222,17 @@ def test_modules_that_were_trained_whole_are_the_adapters(tmp_path: Path, base: 
 @pytest.mark.parametrize(
     "factors, config, message",
     [
-        (pair("layers.0.q", HEIGHT, WIDTH), {"use_dora": True}, "use_dora: its magnitudes are no product"),
+        (pair("layers.0.q", HEIGHT, WIDTH), {"use_dora": True}, "use_dora: 'layers.0.q' has no lora_magnitude_vector"),
+        (
+            {**pair("layers.0.q", HEIGHT, WIDTH), "layers.0.q.lora_magnitude_vector": torch.ones(3)},
+            {"use_dora": True},
+            "'layers.0.q' has 3 magnitudes for 300 outputs",
+        ),
+        (
+            {"layers.0.q.lora_magnitude_vector": torch.ones(HEIGHT)},
+            {"use_dora": True},
+            "has a magnitude and no factors",
+        ),
         (pair("layers.0.q", HEIGHT, WIDTH), {"lora_bias": True}, "lora_bias: the factors have biases"),
         (pair("layers.0.q", HEIGHT, WIDTH), {"init_lora_weights": "pissa_niter_4"}, "which changed the base"),
         (pair("layers.0.q", HEIGHT, WIDTH), {"peft_type": "IA3"}, "peft_type is 'IA3'; allowed: LORA"),

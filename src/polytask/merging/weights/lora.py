@@ -1,14 +1,17 @@
 """peft's LoRA directories: the model that an adapter makes of its base, element by element, never as a whole.
 
 W + s B A for each adapted matrix, with s = alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (rsLoRA); alpha
-may differ by module (`alpha_pattern`), r is the number of rows of A. Parameters that the adapter trained whole
-(`modules_to_save`, biases) are its own; all others are the base's.
+may differ by module (`alpha_pattern`), r is the number of rows of A. Of a DoRA (Liu et al. 2024, arXiv:2402.09353) that
+sum, with the weights of each output (of an embedding: of each of its numbers) divided by their length and multiplied by
+the magnitude that was trained. Parameters that the adapter trained whole (`modules_to_save`, biases) are its own; all
+others are the base's.
 """
 
 import math
 import re
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ BLOCK = 1 << 16
 
 _HEAD, _BENEATH = "base_model.model.", ".base_layer."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.weight)?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Product:
     up: Tensor  # B, [m, r]
     scaling: float
     transposed: bool  # the parameter is [n, m]
+    magnitude: Tensor | None = None  # of a DoRA, float64 [m]
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows of the parameter's matrix, float32."""
@@ -58,6 +63,8 @@ class LoraWeights:
         self._directory = directory
         self._beneath: dict[str, str] = {}  # adapted embeddings are saved whole beside their factors
         self._products, self._whole = self._parts()
+        self._factors: dict[str, Tensor] = {}  # of a DoRA's outputs: magnitude / length
+        self._lock = threading.Lock()
 
     def names(self) -> list[str]:
         return list(self._base.names())
@@ -77,13 +84,13 @@ class LoraWeights:
     def read(self, name: str, start: int, stop: int) -> Tensor:
         if name in self._whole:
             return self._adapter.read(self._whole[name], start, stop)
-        beneath = self._beneath.get(name)
-        values = self._base.read(name, start, stop) if beneath is None else self._adapter.read(beneath, start, stop)
-        return values.double() + self.change(name, start, stop) if name in self._products else values
-
-    def adapted(self, name: str) -> bool:
-        """Whether the tensor's change is a product, which `change` gives without the base."""
-        return name in self._products
+        if name not in self._products:
+            return self._base.read(name, start, stop)
+        values = self._sum(name, start, stop)
+        if self._products[name].magnitude is None:
+            return values
+        factors, places = self._outputs(name), torch.arange(start, stop)
+        return values.mul_(factors[self._output_of(name, places)])
 
     def touches(self, name: str) -> bool:
         """Whether the adapter changes the tensor at all."""
@@ -98,6 +105,31 @@ class LoraWeights:
         first, last = start // width // step * step, min(height, -(-stop // (width * step)) * step)
         blocks = [product.rows(row, min(row + step, height)).reshape(-1) for row in range(first, last, step)]
         return torch.cat(blocks)[start - first * width : stop - first * width]
+
+    def _sum(self, name: str, start: int, stop: int) -> Tensor:
+        """W + s B A, float64."""
+        beneath = self._beneath.get(name)
+        values = self._base.read(name, start, stop) if beneath is None else self._adapter.read(beneath, start, stop)
+        return values.double() + self.change(name, start, stop)
+
+    def _output_of(self, name: str, places: Tensor) -> Tensor:
+        """The output that each element belongs to: its row, or in a transposed parameter its column."""
+        width = math.prod(self.shape(name)[1:])
+        return places % width if self._products[name].transposed else places // width
+
+    def _outputs(self, name: str) -> Tensor:
+        """What a DoRA multiplies each output's weights by, float64 [m]; measured once, block by block."""
+        with self._lock:
+            if name not in self._factors:
+                magnitude, elements = self._products[name].magnitude, math.prod(self.shape(name))
+                assert magnitude is not None
+                squares = torch.zeros_like(magnitude)
+                for start in range(0, elements, BLOCK):
+                    stop = min(start + BLOCK, elements)
+                    outputs = self._output_of(name, torch.arange(start, stop))
+                    squares.index_add_(0, outputs, self._sum(name, start, stop).square_())
+                self._factors[name] = magnitude / squares.sqrt_()
+            return self._factors[name]
 
     def where(self, name: str) -> str:
         return str(self._directory) if self.touches(name) else self._base.where(name)
@@ -118,12 +150,15 @@ class LoraWeights:
         """name in the base -> product, and name in the base -> name of a whole tensor in the adapter."""
         known = set(self._base.names())
         sides: dict[tuple[str, bool], dict[str, str]] = {}
+        magnitudes: dict[str, str] = {}
         whole: dict[str, str] = {}
         for stored in self._adapter.names():
             name = stored.removeprefix(_HEAD)
             found = _FACTOR.fullmatch(name)
             if found:
                 sides.setdefault((found["module"], bool(found["embedding"])), {})[found["side"]] = stored
+            elif self._config.get("use_dora") and (scaled := _MAGNITUDE.fullmatch(name)):
+                magnitudes[scaled["module"]] = stored
             elif name.replace(_BENEATH, ".") in known:
                 own = name.replace(_BENEATH, ".")
                 self._check_shape(own, stored)
@@ -140,7 +175,22 @@ class LoraWeights:
             if len(pair) != 2:
                 raise CheckpointError(f"{self._directory}: {module!r} has lora_{next(iter(pair))} without the other")
             products[name] = self._product(name, module, pair, embedding)
+            if self._config.get("use_dora"):
+                products[name] = replace(products[name], magnitude=self._magnitude(module, products[name], magnitudes))
+        if magnitudes:
+            raise CheckpointError(f"{self._directory}: {next(iter(magnitudes))!r} has a magnitude and no factors")
         return products, whole
+
+    def _magnitude(self, module: str, product: Product, magnitudes: dict[str, str]) -> Tensor:
+        """A DoRA's magnitude of each output, float64; taken out of `magnitudes`."""
+        if module not in magnitudes:
+            raise CheckpointError(f"{self._directory}: use_dora: {module!r} has no lora_magnitude_vector")
+        found = self._factor(magnitudes.pop(module)).double().flatten()
+        if len(found) != len(product.up):
+            raise CheckpointError(
+                f"{self._directory}: {module!r} has {len(found)} magnitudes for {len(product.up)} outputs"
+            )
+        return found
 
     def _check_shape(self, name: str, stored: str) -> None:
         found, wanted = self._adapter.shape(stored), self.shape(name)
@@ -181,7 +231,6 @@ def base_of(directory: Path) -> str | None:
 
 
 _REFUSED = {
-    "use_dora": "its magnitudes are no product of two factors",
     "lora_bias": "the factors have biases",
     "use_qalora": "it pools its inputs",
     "megatron_config": "its matrices are split over devices",
