@@ -147,7 +147,7 @@ TIES = {"merge_method": "ties", "base_model": "base", "models": models(a={"weigh
         ({"parameters": {"int8_mask": True}}, ["int8_mask: masks take no memory"]),
         ({"models": models(a={"weight": -1})}, ["ties: a negative weight turns its model's change around"]),
         ({"chat_template": "auto"}, ["chat_template: not written anew"]),
-        ({"tokenizer_source": "union"}, ["tokenizer_source: union: of equal tokenizers"]),
+        ({"tokenizer_source": "union"}, []),
         ({"tokenizer_source": "base"}, []),
         ({"merge_method": "dare_ties"}, ["dare_ties: kept elements are divided by", "dare_ties: which elements are"]),
         ({"merge_method": "dare_ties", "models": models(a={"weight": 1, "density": 1})}, []),
@@ -174,7 +174,10 @@ def test_each_departure_that_is_met_is_a_line(change: dict[str, Any], lines: lis
         ({"slices": []}, "x.yml: it has models or slices, one of the two"),
         ({"dtype": "int8"}, "x.yml: no dtype 'int8'; allowed: float32"),
         ({"tokenizer_source": "elsewhere"}, "x.yml.tokenizer_source: no model 'elsewhere'"),
-        ({"tokenizer": {"source": "base", "tokens": {}}}, "no key 'tokens'; allowed: source"),
+        ({"tokenizer": {"source": "base", "tokns": {}}}, "no key 'tokns' (did you mean 'tokens'?)"),
+        ({"tokenizer": {"tokens": {"<x>": {"source": "d"}}}}, "x.yml.tokenizer.<x>: no model 'd'"),
+        ({"tokenizer": {"tokens": {"<x>": "a"}}}, "x.yml.tokenizer.<x> is 'a'; allowed: {source: ..., force: ...}"),
+        ({"tokenizer": {"source": "base"}, "tokenizer_source": "base"}, "it has tokenizer and tokenizer_source"),
         ({"models": [{"model": {"pth": "x"}}]}, "x.yml.models.0: no key 'pth' (did you mean 'path'?)"),
         ({"models": models(a={"weight": [{"filtr": "mlp", "value": 1}]})}, "no key 'filtr' (did you mean 'filter'?)"),
         (
@@ -187,6 +190,30 @@ def test_what_cannot_be_followed_is_named(change: dict[str, Any], message: str) 
     with pytest.raises(PolytaskError) as caught:
         translated({**TIES, **change}, "x.yml")
     assert message in str(caught.value)
+
+
+def test_the_tokenizer_is_the_plans() -> None:
+    tokens = {
+        "<a>": {"source": "models/a"},
+        "<b>": {"source": {"kind": "model_token", "model": "base", "token": "<c>"}, "force": True},
+        "<z>": {"source": {"kind": "zero"}},
+    }
+    given = {"source": "union", "tokens": tokens, "pad_to_multiple_of": 8}
+    models = [{"model": "models/a", "parameters": {"weight": 1}}]
+    plan, departures = translated({**TIES, "models": models, "tokenizer": given}, "x.yml")
+    assert plan.tokenizer is not None
+    assert plan.tokenizer.model_dump() == {
+        "source": "union",
+        "tokens": {
+            "<a>": {"source": "a", "force": False},
+            "<b>": {"source": {"model": "base", "token": "<c>", "token_id": None}, "force": True},
+            "<z>": {"source": None, "force": False},
+        },
+        "pad_to_multiple_of": 8,
+    }
+    assert departures == []
+    plan, _ = translated({**TIES, "models": models, "tokenizer_source": "models/a"}, "x.yml")
+    assert (plan.tokenizer is not None and plan.tokenizer.source, plan.donor) == ("a", None)
 
 
 def test_compat_follows_mergekits_formula() -> None:

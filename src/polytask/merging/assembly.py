@@ -12,6 +12,7 @@ import torch
 from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName, nearest
 from polytask.core.rules import RuleSpec
 from polytask.merging import private
+from polytask.merging.alignment import Alignment, align
 from polytask.merging.contract import Pipeline
 from polytask.merging.inputs import Candidate, Inputs, candidates
 from polytask.merging.jobs import Source, Take, TensorJob
@@ -32,11 +33,13 @@ class Assembly:
         jobs: a tensor of the output each.
         left_out: tensor -> why it is not in the output.
         notes: what was decided that somebody may want to know, a line each.
+        alignment: of inputs with different tokenizers.
     """
 
     jobs: list[TensorJob]
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    alignment: Alignment | None = None
 
     @property
     def merged(self) -> list[TensorJob]:
@@ -57,19 +60,28 @@ def assemble(plan: MergePlan, inputs: Inputs) -> Assembly:
     if not found:
         raise Inconsistent("plan: the models have no tensors")
     _check_patterns(plan, [candidate.name for candidate in found])
-    assembler = _Assembler(plan, inputs, pipelines, _depths(plan, found))
+    alignment = align(plan, inputs)
+    assembler = _Assembler(plan, inputs, pipelines, _depths(plan, found), alignment)
     for candidate in found:
         assembler.add(candidate)
     if not assembler.jobs:
         raise Inconsistent("plan: no tensor is left for the output")
-    return Assembly(assembler.jobs, assembler.left_out, assembler.notes())
+    return Assembly(assembler.jobs, assembler.left_out, assembler.notes(), alignment)
 
 
 class _Assembler:
     """Decides tensor by tensor."""
 
-    def __init__(self, plan: MergePlan, inputs: Inputs, pipelines: Pipelines, depths: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        plan: MergePlan,
+        inputs: Inputs,
+        pipelines: Pipelines,
+        depths: Mapping[str, float],
+        alignment: Alignment | None,
+    ) -> None:
         self._plan, self._inputs, self._pipelines, self._depths = plan, inputs, pipelines, depths
+        self._alignment = alignment
         self._private = private.owners(inputs)
         self._tied = _tied(inputs)
         self.jobs: list[TensorJob] = []
@@ -197,7 +209,10 @@ class _Assembler:
                     f"{', '.join(DTYPES)}; merge before quantising",
                     f"{owner} ({source.weights.where(source.name)})",
                 )
-        candidate, note = of_one_size(candidate, self._plan.vocabulary)
+        if self._alignment is not None:
+            candidate, note = self._alignment.of(candidate)
+        else:
+            candidate, note = of_one_size(candidate, self._plan.vocabulary)
         if note:
             self._note(note, candidate.name)
         dtype = self._output_dtype(candidate)

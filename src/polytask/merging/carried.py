@@ -10,6 +10,7 @@ from polytask.merging.assembly import Assembly
 from polytask.merging.inputs import Inputs
 from polytask.merging.joined import joined
 from polytask.merging.plan import MergePlan
+from polytask.merging.union import FILE, OLDER, OTHERS, tokenizer_files
 
 CARRIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.spm", "*.bpe")
 NOT_CARRIED = (
@@ -35,6 +36,9 @@ def carried(plan: MergePlan, inputs: Inputs, assembly: Assembly) -> dict[str, by
             wanted = any(fnmatch(file.name, pattern) for pattern in CARRIED)
             if file.is_file() and wanted and not any(fnmatch(file.name, pattern) for pattern in NOT_CARRIED):
                 files[file.name] = file
+    if assembly.alignment is not None:
+        files = {name: file for name, file in files.items() if name not in (FILE, *OTHERS, *OLDER)}
+        files |= tokenizer_files(inputs, assembly.alignment)
     if donor.config:
         changed = _config(donor.config, plan, assembly)
         if changed != donor.config:
@@ -52,7 +56,7 @@ def _config(config: Mapping[str, Any], plan: MergePlan, assembly: Assembly) -> d
         layers = sum(stop - start for start, stop in (next(iter(p.inputs.values())).layers for p in plan.slices))
         changed |= {key: layers for key in LAYER_COUNTS if key in changed}
     rows = _embedding_rows(assembly, changed.get("vocab_size"))
-    if plan.vocabulary != "error" and rows is not None:
+    if (plan.vocabulary != "error" or assembly.alignment is not None) and rows is not None:
         changed["vocab_size"] = rows
     if isinstance(changed.get("text_config"), Mapping):
         changed["text_config"] = _config(changed["text_config"], plan, assembly)

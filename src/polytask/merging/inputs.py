@@ -25,7 +25,8 @@ class Inputs:
 
     def donor(self, plan: MergePlan) -> tuple[str, Opened]:
         """Whose config and tokenizer the output gets."""
-        name = plan.donor or next(iter(self.named))
+        named = plan.tokenizer.source if plan.tokenizer is not None and plan.tokenizer.source in self.named else None
+        name = plan.donor or named or next(iter(self.named))
         return name, self.named[name]
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """mergekit's YAML, read as a plan of ours. Written from its documentation and by watching what it does.
 
 What it says is kept: per-model and per-slice parameters, gradients over depth, filters (a part of the name), `slices`,
-`base_model`, `dtype`, `out_dtype`, `tokenizer_source` for equal tokenizers. Where polytask does something else, a line
+`base_model`, `dtype`, `out_dtype`, `tokenizer` and `tokenizer_source`. Where polytask does something else, a line
 says so; only departures that this file meets are told.
 """
 
@@ -115,7 +115,8 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
     _check_base(method, base, where)
     if method.name == "nuslerp":
         _weights_to_share(plan, where)
-    plan["donor"] = _donor(file, plan, base, names, where)
+    plan["tokenizer"] = _tokenizer(file, base, names, plan, where)
+    plan["donor"] = _donor(plan, base, names) if plan["tokenizer"] is None else None
     return validated(MergePlan, plan, where), _departures(file, method, plan, compatible)
 
 
@@ -298,24 +299,61 @@ def _dtype(file: MergekitFile, where: str) -> str | None:
     return found
 
 
-def _donor(file: MergekitFile, plan: Mapping[str, Any], base: str | None, names: _Names, where: str) -> str | None:
-    """Whose config and tokenizer: as tokenizer_source says, else the base's."""
-    wanted = file.tokenizer_source
-    if isinstance(file.tokenizer, Mapping):
-        for key in file.tokenizer:
-            if key != "source":
-                raise UnknownName("key", key, ("source",), f"{where}.tokenizer (polytask merges equal tokenizers only)")
-        wanted = file.tokenizer.get("source", wanted)
-    if wanted in (None, "base", "union"):
+def _tokenizer(file: MergekitFile, base: str | None, names: _Names, plan: Mapping[str, Any], where: str) -> Any:
+    """`tokenizer` of a plan, from tokenizer or tokenizer_source; None where the file says nothing."""
+    if file.tokenizer is not None and file.tokenizer_source is not None:
+        raise Inconsistent(f"{where}: it has tokenizer and tokenizer_source, one of the two")
+    if file.tokenizer is None and file.tokenizer_source is None:
+        return None
+    given = {"source": file.tokenizer_source} if file.tokenizer is None else file.tokenizer
+    place = f"{where}.tokenizer" if file.tokenizer is not None else f"{where}.tokenizer_source"
+    if not isinstance(given, Mapping):
+        raise BadValue(place, given, "{source, tokens, pad_to_multiple_of}")
+    for key in given:
+        if key not in ("source", "tokens", "pad_to_multiple_of"):
+            raise UnknownName("key", key, ("source", "tokens", "pad_to_multiple_of"), place)
+
+    def input_of(model: Any, where: str = place) -> str:
+        found = reference(model, where).removeprefix("model:")
+        if found == base and plan["base"] is not None:
+            return "base"
+        if found not in names.known:
+            raise UnknownName("model", found, names.known, where)
+        return names.known[found]
+
+    source = given.get("source", "union")
+    if source == "base":
         if base is None:
-            return None
-        return "base" if plan["base"] is not None else names.known.get(base)
-    model = reference(wanted, f"{where}.tokenizer_source").removeprefix("model:")
-    if model == base and plan["base"] is not None:
-        return "base"
-    if model not in names.known:
-        raise UnknownName("model", model, names.known, f"{where}.tokenizer_source")
-    return names.known[model]
+            raise MissingInput(f"{place}: base, and there is no base_model")
+        source = input_of(base)
+    elif source != "union":
+        source = input_of(source)
+    tokens = {token: _token(choice, input_of, f"{place}.{token}") for token, choice in given.get("tokens", {}).items()}
+    return {"source": source, "tokens": tokens, "pad_to_multiple_of": given.get("pad_to_multiple_of")}
+
+
+def _token(choice: Any, input_of: Callable[[Any, str], str], where: str) -> dict[str, Any]:
+    """A token's entry: a model, {kind: model_token, model, token or token_id} or {kind: zero}."""
+    if not isinstance(choice, Mapping) or "source" not in choice:
+        raise BadValue(where, choice, "{source: ..., force: ...}")
+    source = choice["source"]
+    if isinstance(source, Mapping) and source.get("kind") == "zero":
+        found: Any = None
+    elif isinstance(source, Mapping) and source.get("kind") == "model_token":
+        found = {
+            **{key: value for key, value in source.items() if key != "kind"},
+            "model": input_of(source.get("model"), where),
+        }
+    else:
+        found = input_of(source, where)
+    return {"source": found, **{key: value for key, value in choice.items() if key != "source"}}
+
+
+def _donor(plan: Mapping[str, Any], base: str | None, names: _Names) -> str | None:
+    """Whose config, and whose tokenizer where the file names none: the base's."""
+    if base is None:
+        return None
+    return "base" if plan["base"] is not None else names.known.get(base)
 
 
 def _departures(file: MergekitFile, method: Method, plan: Mapping[str, Any], compatible: bool) -> list[str]:
@@ -333,10 +371,6 @@ def _departures(file: MergekitFile, method: Method, plan: Mapping[str, Any], com
             lines.append(f"{name}: {method.ignored[name]}")
     if file.chat_template is not None:
         lines.append("chat_template: not written anew; the donor's is carried over")
-    if file.tokenizer_source == "union" or (
-        isinstance(file.tokenizer, Mapping) and file.tokenizer.get("source") == "union"
-    ):
-        lines.append("tokenizer_source: union: of equal tokenizers, which is checked, that is the base's")
     for departure in method.departures:
         if departure.applies(file, plan) and not (compatible and departure.settled):
             lines.append(f"{method.name}: {departure.line}")

@@ -129,6 +129,34 @@ class Slice(Strict):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class TokenOf(Strict):
+    """A token of an input: itself by default, or another by its text or number."""
+
+    model: str
+    token: str | None = None
+    token_id: int | None = Field(default=None, ge=0)
+
+
+class TokenChoice(Strict):
+    """Whose embedding a token gets where an input lacks it; null is zeros. `force`: in every input."""
+
+    source: str | TokenOf | None
+    force: bool = False
+
+
+class TokenizerChoice(Strict):
+    """The output's tokenizer where the inputs' differ: base, an input, or union; and what of some tokens."""
+
+    source: str = "union"
+    tokens: dict[str, TokenChoice] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+
+
+def _source(value: Any) -> Any:
+    """`union` is short for `{source: union}`."""
+    return {"source": value} if isinstance(value, str) else value
+
+
 class MergePlan(Strict):
     """A whole plan.
 
@@ -149,7 +177,9 @@ class MergePlan(Strict):
             base does; error refuses it.
         vocabulary: tensors that differ in their first axis alone: error; base (the base's rows); largest (as many as
             the largest has; rows that an input lacks are the base's, else those of the largest).
-        donor: whose config and tokenizer the output gets: base or a task; null is the base, else the first task.
+        tokenizer: aligns inputs of different tokenizers by token; null takes inputs that number their tokens alike.
+        donor: whose config and tokenizer the output gets: base or a task; null is the input that `tokenizer` names,
+            else the base, else the first task.
         parent: check refuses a base that is not the parent of a fine-tune; accept takes it.
         depth: depths of tensors, where the layers' numbers do not say it; the first pattern that fits holds.
         slices: the output's layers from ranges of the inputs' layers; empty takes all as they are.
@@ -169,6 +199,7 @@ class MergePlan(Strict):
     integers: Literal["base", "largest", "error"] = "base"
     tied: Literal["drop", "error"] = "drop"
     vocabulary: Literal["error", "base", "largest"] = "error"
+    tokenizer: Annotated[TokenizerChoice | None, BeforeValidator(_source)] = None
     donor: str | None = None
     parent: Literal["check", "accept"] = "check"
     depth: tuple[DepthOf, ...] = ()
@@ -184,6 +215,7 @@ class MergePlan(Strict):
         owners = ["base", *self.tasks] if self.base is not None else list(self.tasks)
         if self.donor is not None and self.donor not in owners:
             raise UnknownName("input", self.donor, owners, "plan.donor")
+        self._check_tokenizer(owners)
         for position, kept in enumerate(self.keep):
             if kept.take not in [*owners, "drop"]:
                 raise UnknownName("input", kept.take, [*owners, "drop"], f"plan.keep.{position}.take")
@@ -192,6 +224,16 @@ class MergePlan(Strict):
                 if task not in self.tasks:
                     raise UnknownName("task", task, self.tasks, place)
         return self
+
+    def _check_tokenizer(self, owners: list[str]) -> None:
+        if self.tokenizer is None:
+            return
+        if self.tokenizer.source not in ("union", *owners):
+            raise UnknownName("input", self.tokenizer.source, ["union", *owners], "plan.tokenizer.source")
+        for token, choice in self.tokenizer.tokens.items():
+            owner = choice.source.model if isinstance(choice.source, TokenOf) else choice.source
+            if owner is not None and owner not in owners:
+                raise UnknownName("input", owner, owners, f"plan.tokenizer.tokens.{token}")
 
     def _per_task(self) -> list[tuple[str, dict[str, Any]]]:
         """Every {task: ...} of the plan but `tasks`, with its place."""

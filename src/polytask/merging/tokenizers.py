@@ -13,8 +13,10 @@ FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 def check_tokenizers(plan: MergePlan, inputs: Inputs) -> None:
     """Inconsistent where two inputs give a token different numbers, or where one has tokens that the other lacks and
-    the plan does not say what to do (`vocabulary`)."""
-    found = [(name, path) for name, model in inputs.named.items() if (path := _file(model.path)) is not None]
+    the plan does not say what to do (`vocabulary`; `tokenizer` aligns them)."""
+    if plan.tokenizer is not None:
+        return
+    found = [(name, path) for name, model in inputs.named.items() if (path := tokenizer_file(model.path)) is not None]
     if not found:
         return
     (first, ours), *others = found
@@ -55,5 +57,6 @@ def vocabulary(path: Path) -> dict[str, int]:
         raise CheckpointError(f"{path}: not readable as a tokenizer ({error})") from None
 
 
-def _file(path: Path) -> Path | None:
+def tokenizer_file(path: Path) -> Path | None:
+    """The file of a model's directory that says how its tokens are numbered."""
     return next((path / name for name in FILES if (path / name).is_file()), None)
