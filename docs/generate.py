@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.constraints import Parameter
-from polytask.core.names import METHODS, RULES, TRANSFORMS
+from polytask.core.names import LEARNED, METHODS, RULES, TRANSFORMS
 from polytask.core.rules import CLAIMS, NEEDS, RuleSpec, find
 from polytask.evaluation.formatting import listed
 from polytask.merging.contract import MethodSpec, Pipeline, TransformSpec, find_method, find_transform
+from polytask.merging.learning import find_learned
 from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 from polytask.tasks.kinds import KINDS
 from polytask.tasks.losses import LOSSES
@@ -43,6 +44,7 @@ def inside() -> str:
     rows = [
         ["rules that balance tasks", f"{some(_balancing())} ([all, and what they promise](docs/rules.md))"],
         ["merges", f"{some([*METHODS, *_merging()])}, and every rule on vectors ([all](docs/rules.md#merging))"],
+        ["merges with a little data", f"{code(LEARNED)} ([docs](docs/merging_data.md))"],
         ["attachments", f"{code(ATTACHMENTS.names())} ([docs](docs/attachments.md))"],
         ["sharing architectures", f"{code(SHARING.names())} ([docs](docs/sharing.md))"],
         ["encoders", f"{code(ENCODERS.names())}, or a factory from Python"],
@@ -70,6 +72,16 @@ def methods() -> str:
         for each in found
     ]
     return table(["method", "what it does", "transforms, then the rule", "parameters", "source"], rows)
+
+
+def learned() -> str:
+    """A row a merge that reads data."""
+    found = [find_learned(name) for name in LEARNED]
+    rows = [
+        [f"`{each.name}`", _summary(each), each.reads, _parameters(each.parameters.values()), _source(each)]
+        for each in found
+    ]
+    return table(["rule", "what it does", "labels", "parameters", "source"], rows)
 
 
 def transforms() -> str:
@@ -181,7 +193,20 @@ def _first_line(function: object) -> str:
 
 PARTS = {
     part.__name__: part
-    for part in (inside, rules, merge_rules, methods, transforms, claims, needs, attachments, kinds, losses, lower)
+    for part in (
+        inside,
+        rules,
+        merge_rules,
+        methods,
+        learned,
+        transforms,
+        claims,
+        needs,
+        attachments,
+        kinds,
+        losses,
+        lower,
+    )
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from polytask.balancing import balancer
     from polytask.core.errors import PolytaskError
     from polytask.evaluation.trained import load
-    from polytask.merging.run import merge
+    from polytask.recipes.merging import merge
     from polytask.recipes.run import compare, train
     from polytask.sharing.attachments.contract import attachment
 
@@ -26,7 +26,7 @@ _LOADED_ON_USE = {
     "balancer": "polytask.balancing:balancer",
     "compare": "polytask.recipes.run:compare",
     "load": "polytask.evaluation.trained:load",
-    "merge": "polytask.merging.run:merge",
+    "merge": "polytask.recipes.merging:merge",
     "testing": "polytask.testing",
     "train": "polytask.recipes.run:train",
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polytask.cli.options import AsJson, Out
+from polytask.cli.options import AsJson, DataDir, Out
 
 EXAMPLES = (
     "polytask merge plan.yaml --out merged",
@@ -34,6 +34,7 @@ def merge(
     compat: Annotated[
         str | None, typer.Option("--compat", metavar="mergekit", help="Follow mergekit's formulas, of its files.")
     ] = None,
+    data_dir: DataDir = None,
     offline: Annotated[bool, typer.Option("--offline", help="Models from the Hugging Face cache only.")] = False,
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Most memory to use.")] = "300MiB",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="How many.")] = None,
@@ -48,14 +49,16 @@ def merge(
     is checked before the first tensor is merged; DIR appears whole or not at all, and the same command continues after
     an interruption.
     """
+    from polytask.cli.options import data_folder
     from polytask.cli.showing import show_json
     from polytask.core.errors import BadValue
 
     if compat not in (None, "mergekit"):
         raise BadValue("--compat", compat, "mergekit")
     given, changes = _plan(plan, rule, base, task or [], settings or [])
-    options = {"compatible": compat is not None, "offline": offline, "memory": memory, "threads": threads}
-    found = _merged(given, out, changes, dry_run, {**options, "whole_hashes": whole_hashes}, quiet=as_json)
+    options: dict[str, Any] = {"compatible": compat is not None, "offline": offline, "memory": memory}
+    options |= {"threads": threads, "whole_hashes": whole_hashes, "data_dir": data_folder(data_dir)}
+    found = _merged(given, out, changes, dry_run, options, quiet=as_json)
     if as_json:
         show_json(found)
     else:
@@ -103,7 +106,7 @@ def _of_rule(setting: str) -> str:
 
 def _merged(plan: Any, out: Path, changes: list[str], dry_run: bool, options: dict[str, Any], quiet: bool) -> Any:
     from polytask.cli.work_progress import WorkProgress
-    from polytask.merging.run import merge as run
+    from polytask.recipes.merging import merge as run
 
     with WorkProgress("merging", shown=not quiet and not dry_run) as progress:
         return run(plan, out=out, settings=changes, dry_run=dry_run, progress=progress.update, **options)
@@ -122,6 +125,8 @@ def _show(found: Mapping[str, Any]) -> None:
     would = "would be " if found["dry_run"] else ""
     for name, about in found["read"].items():
         screen.print(f"{name}: {about['model']} ({size_in_words(about['bytes'])})", soft_wrap=True, markup=False)
+    for line in _data_lines(found):
+        screen.print(line, soft_wrap=True, markup=False)
     screen.print(
         f"{tensors['merged']:,} tensors {would}merged by {rule}, {tensors['taken']:,} taken over, "
         f"{len(tensors['left_out']):,} left out; {found['parameters']:,} parameters.",
@@ -138,6 +143,20 @@ def _show(found: Mapping[str, Any]) -> None:
     screen.print(f"{size_in_words(found['bytes_written'])} written in {found['seconds']:.1f} s.", soft_wrap=True)
     screen.print(f"\nThe model:   {out}", soft_wrap=True, markup=False)
     screen.print(f"The report:  polytask report {out}", soft_wrap=True, markup=False)
+
+
+def _data_lines(found: Mapping[str, Any]) -> list[str]:
+    """What a learned merge reads of each task, or has read."""
+    lines = []
+    for task, about in found.get("learned", found).get("data", {}).items():
+        labels = "with labels" if about["labels"] else "without labels"
+        if about.get("rows") is None:
+            lines.append(f"{task}: {about['batches']} batches from Python, {labels}")
+            continue
+        seen = f", {about['rows_seen']:,} of them read" if "rows_seen" in about else ""
+        sources = ", ".join(about["from"])
+        lines.append(f"{task}: {about['rows']:,} rows of {sources} ({about['split']}), {labels}{seen}")
+    return lines
 
 
 def _show_interference(found: Mapping[str, Any], screen: Any) -> None:

@@ -5,12 +5,15 @@ from typing import Any
 
 from polytask.core.names import METHODS
 from polytask.merging.contract import MethodSpec, TransformSpec, find_method, find_transform, transform_names
+from polytask.merging.learning import LearnedSpec, find_learned, learned_names
 
 HEADING = "Merges of checkpoints put together from transforms and a rule; any rule on vectors merges too:"
 TRANSFORMS = "Transforms of task vectors, before any rule of a merge:"
+LEARNED = "Merges that read a little data of each task:"
 
 
-Spec = MethodSpec | TransformSpec
+Spec = MethodSpec | TransformSpec | LearnedSpec
+FORMS: dict[type, str] = {MethodSpec: "merge method", TransformSpec: "transform", LearnedSpec: "learned merge"}
 
 
 def methods() -> list[Spec]:
@@ -21,11 +24,15 @@ def transforms() -> list[Spec]:
     return [find_transform(name) for name in transform_names()]
 
 
+def learned() -> list[Spec]:
+    return [find_learned(name) for name in learned_names()]
+
+
 def described(spec: Spec) -> dict[str, Any]:
     """What the JSON listing says of one."""
     found = {
         "name": spec.name,
-        "form": "merge method" if isinstance(spec, MethodSpec) else "transform",
+        "form": FORMS[type(spec)],
         "summary": spec.summary,
         "source": spec.source,
         "parameters": {
@@ -33,6 +40,8 @@ def described(spec: Spec) -> dict[str, Any]:
             for parameter, about in spec.parameters.items()
         },
     }
+    if isinstance(spec, LearnedSpec):
+        return {**found, "labels": spec.reads}
     return {**found, "steps": _steps(spec)} if isinstance(spec, MethodSpec) else found
 
 
@@ -46,7 +55,9 @@ def listed(specs: list[Spec]) -> list[tuple[str, str]]:
     rows = []
     for spec in specs:
         parameters = f"parameters {', '.join(spec.parameters)}; " if spec.parameters else ""
-        rows.append((spec.name, f"{spec.summary.partition(': ')[2] or spec.summary}\n{parameters}{spec.source}"))
+        reads = f"labels {spec.reads}; " if isinstance(spec, LearnedSpec) else ""
+        about = spec.summary.partition(": ")[2] or spec.summary
+        rows.append((spec.name, f"{about}\n{reads}{parameters}{spec.source}"))
     return rows
 
 
@@ -61,6 +72,9 @@ def fields(spec: Spec) -> list[tuple[str, str]]:
         f"{key}: {each.constraint or each.type}; default {each.default!r}" for key, each in spec.parameters.items()
     ]
     rows = [("Parameters", "\n".join(about) or "none")]
+    if isinstance(spec, LearnedSpec):
+        plan = f"rule: {spec.name}, data: {{split: valid, rows: 256}}"
+        return [("Labels", spec.reads), *rows, ("In a plan", plan)]
     if not isinstance(spec, MethodSpec):
         return [*rows, ("In a plan", f"transforms: [{spec.name}]")]
     command = f"polytask merge --rule {spec.name} --base BASE --task NAME=MODEL --out DIR"

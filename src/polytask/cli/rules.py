@@ -22,7 +22,7 @@ def rules(
     from polytask.core.rules import find, rule_names
 
     load_entry_points()
-    of_merges = [*merges.methods(), *merges.transforms()]
+    of_merges = [*merges.methods(), *merges.learned(), *merges.transforms()]
     every = [*rule_names(), *attachments.ATTACHMENTS.names(), *dict.fromkeys(spec.name for spec in of_merges)]
     if name is not None and name not in every:
         raise UnknownName("rule", name, every)
@@ -96,9 +96,14 @@ def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
     screen.print(_grid(rows))
     screen.print("\nAttachments, at the representation that tasks share, beside any rule:\n", soft_wrap=True)
     screen.print(_grid(attached))
-    for heading, of_merges in ((merges.HEADING, merges.methods()), (merges.TRANSFORMS, merges.transforms())):
+    of_merges = {
+        merges.HEADING: merges.methods(),
+        merges.LEARNED: merges.learned(),
+        merges.TRANSFORMS: merges.transforms(),
+    }
+    for heading, specs_of in of_merges.items():
         screen.print(f"\n{heading}\n", soft_wrap=True)
-        screen.print(_grid(merges.listed(of_merges)))
+        screen.print(_grid(merges.listed(specs_of)))
     text = "One in full: polytask rules NAME. In a recipe: train: {rule: NAME, attachments: [NAME]}."
     screen.print(f"\n{text}", soft_wrap=True, markup=False)
 

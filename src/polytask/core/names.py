@@ -1,4 +1,4 @@
-"""The rules, transforms and merge methods that polytask ships: name -> where it is defined.
+"""The rules, transforms, merge methods and learned merges that polytask ships: name -> where it is defined.
 
 A test checks these tables against the files.
 """
@@ -99,4 +99,11 @@ METHODS: dict[str, str] = {
     "consensus_ties": "polytask.merging.methods.consensus_ties:consensus_ties",
     "lines": "polytask.merging.methods.lines:lines",
     "lwptv": "polytask.merging.methods.lwptv:lwptv",
+}
+
+LEARNED: dict[str, str] = {
+    "adamerging": "polytask.merging.learned.adamerging:adamerging",
+    "atlas": "polytask.merging.learned.atlas:atlas",
+    "self_positioning": "polytask.merging.learned.self_positioning:self_positioning",
+    "divmerge": "polytask.merging.learned.divmerge:divmerge",
 }

@@ -59,7 +59,9 @@ def assemble(plan: MergePlan, inputs: Inputs) -> Assembly:
     found = candidates(plan, inputs)
     if not found:
         raise Inconsistent("plan: the models have no tensors")
-    _check_patterns(plan, [candidate.name for candidate in found])
+    names = [candidate.name for candidate in found]
+    _check_patterns(plan, names)
+    _check_masks(inputs, names)
     alignment = align(plan, inputs)
     assembler = _Assembler(plan, inputs, pipelines, _depths(plan, found), alignment)
     for candidate in found:
@@ -220,11 +222,26 @@ class _Assembler:
         depth = self._depths.get(_depth_key(candidate))
         pipeline = self._pipelines.at(candidate.name, depth, tasks, candidate.part)
         sources = {task: candidate.sources[task] for task in tasks}
+        masks = self._masks(candidate, tasks)
         base = candidate.base if pipeline.of != "models" else None
         spec = pipeline.rule.spec
         if isinstance(spec, RuleSpec):
             spec.check_number(len(tasks) + (pipeline.of == "base and models" and base is not None))
-        self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth)
+        self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth, masks)
+
+    def _masks(self, candidate: Candidate, tasks: Sequence[str]) -> dict[str, Source]:
+        """Of those tasks whose mask has this tensor."""
+        found: dict[str, Source] = {}
+        for task in tasks:
+            masks = self._inputs.masks.get(task)
+            if masks is None or candidate.name not in masks.names():
+                continue
+            shape, wanted = masks.shape(candidate.name), _same_shape(candidate)
+            if shape != wanted:
+                where = masks.where(candidate.name)
+                raise BadValue(f"the shape of the mask {candidate.name!r}", shape, f"{wanted}, as the tensor", where)
+            found[task] = Source(masks, candidate.name)
+        return found
 
     def _output_dtype(self, candidate: Candidate) -> torch.dtype:
         if self._plan.dtype is not None:
@@ -256,9 +273,11 @@ class _Assembler:
         base: Source | None,
         pipeline: Pipeline | Take,
         depth: float | None = None,
+        masks: Mapping[str, Source] | None = None,
     ) -> None:
+        layer = layer_of(candidate.name)
         self.jobs.append(
-            TensorJob(candidate.name, shape, dtype, dict(sources), pipeline, base, layer_of(candidate.name), depth)
+            TensorJob(candidate.name, shape, dtype, dict(sources), pipeline, base, layer, depth, masks or {})
         )
 
     def _leave(self, candidate: Candidate, why: str) -> None:
@@ -278,6 +297,14 @@ def _check_patterns(plan: MergePlan, names: Sequence[str]) -> None:
     for place, pattern in patterns_of(plan):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UnknownName("tensor that fits the pattern", pattern, names, f"plan.{place.removeprefix('plan.')}")
+
+
+def _check_masks(inputs: Inputs, names: Sequence[str]) -> None:
+    known = dict.fromkeys(names)
+    for masks in inputs.masks.values():
+        for name in masks.names():
+            if name not in known:
+                raise UnknownName("tensor of the mask", name, names, masks.where(name))
 
 
 def _depths(plan: MergePlan, found: Sequence[Candidate]) -> dict[str, float]:

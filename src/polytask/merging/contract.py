@@ -34,7 +34,7 @@ from polytask.core.blocks import Granularity
 from polytask.core.catalogue import Catalogue
 from polytask.core.constraints import Choice, Interval, Parameter, PerTask, check_parameters, named_by, parameters_of
 from polytask.core.errors import BadValue, MissingInput, UnknownName
-from polytask.core.names import METHODS, RULES, TRANSFORMS
+from polytask.core.names import LEARNED, METHODS, RULES, TRANSFORMS
 from polytask.core.rules import Of, RuleSpec
 from polytask.core.statistics import SCOPES, Scope, Statistic
 
@@ -279,7 +279,7 @@ def find_method(name: str) -> MethodSpec:
         return _methods.find(name)
     if name in rules.rule_names():
         return _rule_as_method(rules.find(name))
-    raise UnknownName("merge method", name, method_names())
+    raise UnknownName("merge method", name, [*method_names(), *LEARNED])
 
 
 def method_names() -> list[str]:
@@ -314,4 +314,4 @@ def _summary(function: Callable[..., Any]) -> str:
     return text.split("\n", 1)[0]
 
 
-assert not set(RULES) & set(METHODS), "a name is a rule's or a method's"
+assert len({*RULES, *METHODS, *LEARNED}) == len(RULES) + len(METHODS) + len(LEARNED), "a name has one meaning"

@@ -35,6 +35,7 @@ def fingerprint_of(shards: Sequence[Shard], seed: int, measure: bool) -> str:
                     [job.name, list(job.shape), str(job.dtype), job.group, job.depth],
                     [[task, source(of)] for task, of in job.inputs.items()],
                     source(job.base),
+                    [[task, source(of)] for task, of in job.masks.items()],
                     _pipeline(job.pipeline) if isinstance(job.pipeline, Pipeline) else repr(job.pipeline),
                 ]
                 for job in shard.jobs

@@ -1,7 +1,7 @@
 """The models of a plan, opened, and which tensor of each becomes which tensor of the output."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from polytask.core.errors import BadValue, Inconsistent
@@ -9,14 +9,18 @@ from polytask.merging.jobs import Source
 from polytask.merging.layers import OUTSIDE, first_fitting, place_of, renumbered, stacks
 from polytask.merging.opening import Opened, open_model
 from polytask.merging.plan import MergePlan, Slice
+from polytask.merging.references import found_path
+from polytask.merging.weights.interface import Weights
+from polytask.merging.weights.safetensors import open_safetensors
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened base and tasks, in the plan's order."""
+    """The opened base and tasks, in the plan's order; and the masks of those tasks that have one."""
 
     base: Opened | None
     tasks: dict[str, Opened]
+    masks: Mapping[str, Weights] = field(default_factory=dict)
 
     @property
     def named(self) -> dict[str, Opened]:
@@ -30,15 +34,16 @@ class Inputs:
         return name, self.named[name]
 
     def close(self) -> None:
-        for model in self.named.values():
-            model.weights.close()
+        for weights in [*(model.weights for model in self.named.values()), *self.masks.values()]:
+            weights.close()
 
 
 def open_inputs(plan: MergePlan, places: Sequence[Path] = (), *, offline: bool = False) -> Inputs:
     """Opens every model of the plan; headers are read, values are not."""
     base = None if plan.base is None else open_model(plan.base, places, offline=offline)
     tasks = {task: open_model(given.model, places, base=base, offline=offline) for task, given in plan.tasks.items()}
-    return Inputs(base, tasks)
+    given = {task: each.mask for task, each in plan.tasks.items() if each.mask is not None}
+    return Inputs(base, tasks, {task: open_safetensors(found_path(mask, places)) for task, mask in given.items()})
 
 
 @dataclass(frozen=True)

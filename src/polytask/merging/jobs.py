@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -42,6 +42,7 @@ class TensorJob:
         base: the base model's tensor.
         group: the layer, for what is measured over layers; "" is a layer too.
         depth: place in the model from 0 to 1, for what depends on it; None for what is in no layer.
+        masks: task -> numbers that multiply what fine-tuning changed, element by element.
     """
 
     name: str
@@ -52,6 +53,7 @@ class TensorJob:
     base: Source | None = None
     group: str = ""
     depth: float | None = None
+    masks: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:

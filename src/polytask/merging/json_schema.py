@@ -12,6 +12,7 @@ from typing import Any
 
 from polytask.core.constraints import Parameter, PerTask
 from polytask.merging.contract import find_method, find_transform, method_names, transform_names
+from polytask.merging.learning import find_learned, learned_names
 from polytask.merging.plan import MergePlan
 
 FILE = "plan.schema.json"
@@ -29,6 +30,7 @@ def plan_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Value"] = _VALUE
     methods = {name: find_method(name).parameters for name in method_names()}
+    methods |= {name: find_learned(name).parameters for name in learned_names()}
     transforms = {name: find_transform(name).parameters for name in transform_names()}
     definitions["RuleChoice"] |= _choice(methods)
     definitions["TransformChoice"] |= _choice(transforms)

@@ -47,11 +47,13 @@ class TaskInput(Strict):
         model: a directory, a file, or a hub id; `@revision` and `+adapter` may follow.
         parameters: its own values of the rule's and the transforms' parameters that are numbers a task.
         prefix: a beginning that the names of its tensors have and the base's lack (`bert.`).
+        mask: a safetensors file of numbers by which what fine-tuning changed is multiplied, element by element.
     """
 
     model: str = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
     prefix: str = ""
+    mask: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "TaskInput":
@@ -88,6 +90,20 @@ def _check_parameters(kind: str, parameters: dict[str, Any]) -> None:
     for name, value in parameters.items():
         for task, own in value.items() if isinstance(value, dict) else [("", value)]:
             check_value(own, ".".join(part for part in (kind, name, task) if part))
+
+
+class MergeData(Strict):
+    """The rows that a learned merge reads of each task: some of a split of the run's own data.
+
+    Attributes:
+        split: train or valid; never test, which is what the merged model is scored on.
+        rows: most rows of a task's source, drawn by the plan's seed; null takes all.
+        batch_size: rows of a step, of each task.
+    """
+
+    split: Literal["train", "valid"] = "valid"
+    rows: int | None = Field(default=256, ge=1)
+    batch_size: int = Field(default=16, ge=1)
 
 
 class KeptTensors(Strict):
@@ -166,6 +182,7 @@ class MergePlan(Strict):
         base: the model that the tasks were fine-tuned from; null where the rule needs none.
         tasks: name -> model, in order.
         rule: how they are combined.
+        data: what a learned merge reads; null for every other rule.
         transforms: what is done to each task vector before, in order.
         dtype: of the output; null keeps each tensor's type in the base (the first task, without a base).
         keep: tensors that are not merged.
@@ -192,6 +209,7 @@ class MergePlan(Strict):
     base: str | None = None
     tasks: dict[str, Annotated[TaskInput, BeforeValidator(_reference)]] = Field(min_length=1)
     rule: Annotated[RuleChoice, BeforeValidator(_kind)]
+    data: MergeData | None = None
     transforms: tuple[Annotated[TransformChoice, BeforeValidator(_kind)], ...] = ()
     dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     keep: tuple[KeptTensors, ...] = ()

@@ -22,6 +22,7 @@ class Rows:
         base: the base's tensor, if there is one.
         subtracts: whether the base is subtracted from the rows, and added to the result.
         say_read: told the elements and bytes of each block.
+        masks: of the rows; None where a row has none.
     """
 
     tasks: list[str]
@@ -29,6 +30,7 @@ class Rows:
     base: Source | None
     subtracts: bool
     say_read: Callable[[int, int], None]
+    masks: tuple[Source | None, ...] = ()
 
     def read(self, start: int, stop: int, check: bool) -> tuple[Tensor, Tensor | None]:
         """(float32 [T, n], the base's [n] in float32 or wider); NotFinite if asked to look and there is NaN."""
@@ -45,6 +47,9 @@ class Rows:
             row.copy_(values)
             if subtracted is not None:
                 row -= subtracted
+        for row, mask in zip(rows, self.masks, strict=False):
+            if mask is not None:
+                row *= mask.weights.read(mask.name, start, stop)
         if check and not bool(rows.sum().isfinite()):
             self._refuse(stored, below, start)
         return rows, base
@@ -78,7 +83,12 @@ def rows_of(job: TensorJob, say_read: Callable[[int, int], None]) -> Rows:
         raise MissingInput(f"tensor {job.name!r}: rule {spec.name!r} works on what fine-tuning changed; name a base")
     if of == "base and models" and base is not None:
         tasks, sources = [BASE, *tasks], [base, *sources]
-    return Rows(tasks, sources, base, of in ("deltas", "either") and base is not None, say_read)
+    subtracts = of in ("deltas", "either") and base is not None
+    if job.masks and not subtracts:
+        raise MissingInput(
+            f"tensor {job.name!r}: a mask is of what fine-tuning changed; rule {spec.name!r} sees models"
+        )
+    return Rows(tasks, sources, base, subtracts, say_read, tuple(job.masks.get(task) for task in tasks))
 
 
 def taken(job: TensorJob, start: int, stop: int) -> Tensor:

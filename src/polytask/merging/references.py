@@ -65,6 +65,15 @@ def _existing(model: str, places: Sequence[Path]) -> Path | None:
     return next((candidate for candidate in tried if candidate.exists()), None)
 
 
+def found_path(text: str, places: Sequence[Path] = ()) -> Path:
+    """A file of a plan that is no model; MissingInput where it is not there."""
+    found = _existing(text, places)
+    if found is None:
+        looked = ", ".join(str(Path(place) / text) for place in places) or text
+        raise MissingInput(f"{text}: no such file (looked at {looked})")
+    return found
+
+
 def _from_hub(reference: Reference, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -1,6 +1,7 @@
 """`polytask.merge`: from a plan to a merged model's directory."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from polytask.merging.pipelines import Pipelines
 from polytask.merging.plan import MergePlan, size_in_bytes
 from polytask.merging.plan_file import Read, read_plan
 from polytask.merging.preflight import check_configs, check_parents, check_space, output_bytes
+from polytask.merging.samples import Samples
+from polytask.merging.settling import Bridge, Learning, Settled, learned_of, provisional, samples_of
 from polytask.merging.summary import FILE as INTERFERENCE
 from polytask.merging.summary import interference
 from polytask.merging.tokenizers import check_tokenizers
@@ -38,6 +41,8 @@ def merge(
     memory: int | str = driver.MEMORY,
     threads: int | None = None,
     whole_hashes: bool = False,
+    samples: Samples | None = None,
+    bridge: Bridge | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Merges models into one directory, and returns what was done.
@@ -52,23 +57,35 @@ def merge(
         memory: most anonymous memory beyond the interpreter's, 300MiB or in bytes.
         threads: default: the processors that this process may use.
         whole_hashes: identify inputs by the SHA-256 of all their bytes; else of large files by samples.
+        samples: the data of a learned merge, from Python.
+        bridge: makes it from the models' own directories, where none is handed over.
         progress: called with (elements done, elements in all), from any thread.
     """
     read = read_plan(plan, settings, compatible=compatible)
     out = Path(out)
     _check_out(out)
-    Pipelines(read.plan)  # spelling first: it needs no model
-    inputs = open_inputs(read.plan, read.places, offline=offline)
+    spec = learned_of(read.plan)
+    plan = read.plan if spec is None else provisional(read.plan)
+    Pipelines(plan)  # spelling first: it needs no model
+    inputs = open_inputs(plan, read.places, offline=offline)
     try:
-        check_configs(read.plan, inputs)
-        check_tokenizers(read.plan, inputs)
-        assembly = assemble(read.plan, inputs)
+        check_configs(plan, inputs)
+        check_tokenizers(plan, inputs)
+        assembly = assemble(plan, inputs)
         written = output_bytes(assembly.jobs)
-        check_parents(read.plan, inputs, assembly.jobs)
+        check_parents(plan, inputs, assembly.jobs)
         found = described(read, inputs, assembly, written)
+        settled = learning = None
+        if spec is not None:
+            learning = Learning(spec, read.plan, assembly, samples_of(read, inputs, spec, samples, bridge))
+            found["data"] = learning.data()
         if dry_run:  # else the driver looks, who knows what an interrupted merge has left
             check_space(assembly.jobs, out)
             return {**found, "out": str(out), "dry_run": True}
+        if learning is not None:
+            settled = learning.run(progress or _say_nothing)
+            read, assembly = replace(read, plan=settled.plan), settled.assembled(inputs, assembly)
+            found["learned"] = settled.about
         report = driver.merge(
             assembly.jobs,
             out,
@@ -76,12 +93,15 @@ def merge(
             memory=size_in_bytes(memory, "memory"),
             threads=threads,
             shard_size=size_in_bytes(read.plan.shard_size),
-            files=lambda report, folder: _files(read, inputs, assembly, report, folder, whole_hashes),
+            files=lambda report, folder: _files(read, inputs, assembly, report, folder, whole_hashes, settled),
             progress=progress,
         )
     finally:
         inputs.close()
     return {**found, "out": str(out), "dry_run": False, **_outcome(read.plan, report)}
+
+
+def _say_nothing(done: int, total: int) -> None: ...
 
 
 def described(read: Read, inputs: Inputs, assembly: Assembly, written: int) -> dict[str, Any]:
@@ -120,7 +140,13 @@ def _read(reference: str, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _files(
-    read: Read, inputs: Inputs, assembly: Assembly, report: MergeReport, folder: Path, whole_hashes: bool
+    read: Read,
+    inputs: Inputs,
+    assembly: Assembly,
+    report: MergeReport,
+    folder: Path,
+    whole_hashes: bool,
+    settled: Settled | None,
 ) -> dict[str, bytes | Path]:
     """What the output has beside its weights, which lie in `folder`; the card lists all but itself and README.md."""
     plan_text = yaml.safe_dump(read.plan.resolved(), sort_keys=False, allow_unicode=True)
@@ -128,8 +154,11 @@ def _files(
         **carried(read.plan, inputs, assembly),
         PLAN: plan_text.encode(),
         INTERFERENCE: json_bytes(interference(report, list(read.plan.tasks))),
+        **({} if settled is None else settled.files()),
     }
     about = card(read.plan, inputs, assembly, [*read.departures, *assembly.notes], whole_hashes=whole_hashes)
+    if settled is not None:
+        about |= {"rule": settled.about["rule"], "learned": settled.about}
     weights = {name: identified(folder / name, whole=whole_hashes) for name in report.files}
     about["files"] = weights | {name: facts_of(content) for name, content in files.items()}
     return {**files, CARD: json_bytes(about), README: readme(about, plan_text).encode()}

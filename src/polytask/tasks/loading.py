@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from polytask.core.errors import DataError, UnknownName
+from polytask.core.noise import Noise
 from polytask.tasks.data_spec import SPLITS, SourceSpec, StreamSpec
 from polytask.tasks.encoding import encode, needed_columns
 from polytask.tasks.examples import Examples
@@ -82,6 +83,48 @@ def load_source(
     }
     remarks.extend(preprocessor.remarks(name))
     return Loaded(targets, splits, preprocessor, rows, columns, assignment, remarks)
+
+
+def load_part(
+    name: str,
+    spec: SourceSpec,
+    preprocessor: Preprocessor,
+    targets: list[Target],
+    *,
+    split: str,
+    most: int | None,
+    seed: int,
+    labels: bool,
+    data_dir: Path | None,
+    beside: Path | None,
+    handed_over: Any = None,
+) -> Examples:
+    """Some rows of one split of a source, read as a model that was fitted before reads them.
+
+    Args:
+        targets: the tasks of this source.
+        split: train, valid or test.
+        most: how many rows at most, drawn by the seed; None takes all.
+        labels: whether the label columns are read; without them the rows have none, and need none.
+
+    Raises: DataError for a split without rows, as for the parts.
+    """
+    tasks = [target.task for target in targets]
+    rows = open_rows(name, spec, tasks, data_dir=data_dir, beside=beside, handed_over=handed_over)
+    _check_columns(rows, spec, tasks if labels else [])
+    root = image_root(spec, data_dir, beside)
+    for feature in preprocessor.features:
+        if feature.kind == "image" and root is not None:
+            vars(feature).update(root=root)
+    assignment = _split(rows, spec)
+    _drop_unreadable(rows, preprocessor, assignment, [], stream_settings(rows, spec))
+    numbers = np.flatnonzero(assignment == SPLITS.index(split))
+    if not len(numbers):
+        raise DataError(f"{rows.where}: the split {split!r} has no row; allowed: a split with rows")
+    if most is not None and most < len(numbers):
+        numbers = np.sort(numbers[Noise(seed, "part", name).permutation(len(numbers))[:most]])
+    own = targets if labels else []
+    return encode(rows.read(needed_columns(preprocessor, own))[numbers], numbers, preprocessor, own, name, rows.where)
 
 
 def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> list[str]:

@@ -1,0 +1,68 @@
+"""Descent on leaves of composed weights: one batch of every task a step, one task's graph at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask.merging.session import MergeSession, require_finite
+
+Objective = Callable[[str, Any, int], Tensor | None]
+"""(task, batch, step) -> what is minimised, 0-d; None where the batch says nothing (no label exists)."""
+
+
+def descend(
+    session: MergeSession,
+    leaves: Sequence[Tensor],
+    objective: Objective,
+    *,
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    after: Callable[[], None] | None = None,
+    first: int = 0,
+    total: int | None = None,
+) -> list[float]:
+    """Minimises the sum of the tasks' objectives; the leaves change in place.
+
+    Args:
+        session: gives batch `step` of every task.
+        leaves: what is learned; the optimizer has them.
+        objective: of one task.
+        steps: how many.
+        optimizer: steps from the leaves' `.grad`.
+        after: called after each step, as to keep leaves in their range.
+        first: number of the first step, of a descent that goes on.
+        total: how many steps there are in all, for whoever is told.
+
+    Returns: the objective, summed over tasks, of every step.
+    Raises: NotFinite, naming the task and the step.
+    """
+    history = []
+    for step in range(first, first + steps):
+        value, slopes = 0.0, [torch.zeros_like(leaf) for leaf in leaves]
+        for task in session.tasks:
+            loss = objective(task, session.batch(task, step), step)
+            if loss is None:
+                continue
+            require_finite(loss, task, step)
+            value += float(loss.detach())
+            if loss.requires_grad:
+                for slope, found in zip(slopes, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
+                    if found is not None:
+                        slope += found
+        for leaf, slope in zip(leaves, slopes, strict=True):
+            leaf.grad = slope
+        optimizer.step()
+        if after is not None:
+            after()
+        history.append(value)
+        session.say(step + 1, steps if total is None else total)
+    for leaf in leaves:
+        leaf.grad = None
+    return history
+
+
+def facts_of(history: Sequence[float]) -> dict[str, float]:
+    """The objective's first and last value, for the card."""
+    return {"objective_first": history[0], "objective_last": history[-1], "steps": len(history)} if history else {}
