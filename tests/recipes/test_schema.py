@@ -197,7 +197,7 @@ def test_the_json_schema_knows_the_recipes_keys_and_names() -> None:
     assert {"upgrad", "pcgrad"} <= set(definitions["RuleChoice"]["properties"]["kind"]["enum"])
     assert "temperature" in definitions["RuleChoice"]["properties"]
     encoders = definitions["ModelSpec"]["properties"]["encoder"]["anyOf"]
-    assert encoders[0] == {"enum": ["mlp", "conv", "segnet", "tabular", "columns", "transformer"]}
+    assert encoders[0] == {"enum": ["mlp", "conv", "segnet", "pyramid", "tabular", "columns", "transformer"]}
     assert definitions["Task"]["additionalProperties"] is False
     assert "name" not in definitions["Task"]["properties"]
 

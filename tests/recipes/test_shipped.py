@@ -43,7 +43,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "nyuv2", "qm9", "texts"])
+    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "nyuv2", "qm9", "scenes", "texts"])
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -70,6 +70,19 @@ def test_multidigits_runs_and_predicts(tmp_path: Path) -> None:
     assert predicted.height == len(images)
     assert set(predicted["left"].to_list()) <= set(range(10))
     assert np.isfinite(predicted["sum"].to_numpy()).all()
+
+
+def test_scenes_runs_and_predicts(tmp_path: Path) -> None:
+    small = {
+        "data.rows": {"train": 32, "valid": 8, "test": 8},
+        "model.encoder": {"kind": "pyramid", "channels": [4, 8]},
+    }
+    model = trained("scenes", tmp_path, **small)
+    images = np.zeros((2, 32, 40, 3), dtype=np.uint8)
+    predicted = model.predict({"image": images})
+    assert set(np.unique(predicted["segmentation"].to_numpy())) <= {0, 1, 2, 3, 4}
+    assert set(np.unique(predicted["edges"].to_numpy())) <= {0, 1}
+    assert predicted["depth"].to_numpy().shape == (2, 32, 40)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -11,6 +11,7 @@ from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 
 TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3))
 IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
+PICTURES = InputSchema(shapes={"image": (3, 8, 12)})
 TEXT = InputSchema(text=True)
 OUTPUTS = {"click": 1, "topic": 4, "assays": 3}
 TINY_BERT = {
@@ -37,8 +38,18 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "sluice": {"kind": "sluice", "hidden_size": 6, "orthogonality": 0.1},
     "task_tokens": {"kind": "task_tokens", "heads": 2},
     "safe": {"kind": "safe", "start": 0.3},
+    "mtan": {"kind": "mtan"},
+    "pad": {"kind": "pad"},
+    "medusa": {"kind": "medusa"},
+    "task_expert": {"kind": "task_expert", "experts": 2, "width": 4},
+    "m3vit": {"kind": "m3vit", "heads": 2, "experts": 3},
     "single": {"kind": "single"},
 }
+ON_A_PYRAMID = {f"{kind} on a pyramid": kind for kind in ("hard", "single", "task_tokens")}
+"""Architectures that read a pyramid too, beside what they are tested with under their own name."""
+
+CASES = [*SHARING.names(), *ON_A_PYRAMID]
+DECODER = {"width": 8, "strides": {"assays": 2}}
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
@@ -65,6 +76,29 @@ def table_model(
 ) -> MultiTaskModel:
     heads = {"topic": [9]} if "topic" in outputs else {}
     options = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8], **encoder}
-    if isinstance(sharing, dict) and SHARING.find(sharing["kind"]).reads == ("sequence",):
+    if isinstance(sharing, dict) and SHARING.find(sharing["kind"]).reads[0] == "sequence":
         options = {"kind": "columns", "width": 8}
     return build_model(ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed)
+
+
+def on_pictures(case: str) -> bool:
+    return case in ON_A_PYRAMID or SHARING.find(case).reads == ("pyramid",)
+
+
+def schema_of(case: str) -> InputSchema:
+    return PICTURES if on_pictures(case) else TABLE
+
+
+def inputs_of(case: str, rows: int, seed: int = 0) -> dict[str, Tensor]:
+    return {"image": uniform(seed, rows, 3, 8, 12)} if on_pictures(case) else table_inputs(rows, seed)
+
+
+def model_of(case: str, seed: int = 0, outputs: dict[str, int] = OUTPUTS, **encoder: Any) -> MultiTaskModel:
+    """The small model that this architecture's tests are about."""
+    sharing = SHARING_OPTIONS[ON_A_PYRAMID.get(case, case)]
+    if not on_pictures(case):
+        return table_model(sharing, seed, outputs, **encoder)
+    heads = {"topic": [9]} if "topic" in outputs else {}
+    options = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1, **encoder}
+    spec = ModelSpec.model_validate({"encoder": options, "sharing": sharing, "decoder": DECODER})
+    return build_model(spec, PICTURES, outputs, heads, seed=seed)

@@ -54,7 +54,7 @@ def head_reference(tensors: dict[str, Tensor], task: str, features: Tensor) -> T
     if task == "topic":
         features = dense(tensors, "heads.topic.hidden", features, (0,))
     outputs = features @ tensors[f"heads.{task}.output.weight"].T + tensors[f"heads.{task}.output.bias"]
-    return outputs[:, 0] if task == "click" else outputs
+    return outputs[..., 0] if task == "click" else outputs
 
 
 # ---- experts: one row and one expert at a time where the paper writes it so, else one expert at a time

@@ -183,7 +183,7 @@ def test_inputs_that_do_not_fit_the_schema() -> None:
         ({"kind": "tabular", "embedding": {"mst": 3}}, "model.encoder.embedding: no key 'mst' (did you mean 'most'?)"),
         (
             {"sizes": [3]},
-            "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, segnet, tabular, columns, transformer)",
+            "model.encoder is {'sizes': [3]}; allowed: a kind (mlp, conv, segnet, pyramid, tabular, columns,",
         ),
         ({"kind": "transformer", "pretrained": "x", "trainable": "most"}, "model.encoder.trainable is 'most'; allowed"),
         (3, "model.encoder is 3; allowed: a kind"),

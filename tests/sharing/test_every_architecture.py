@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, table_inputs, table_model
+from tests.sharing.dense_references import DENSE_REFERENCES
+from tests.sharing.models import CASES, OUTPUTS, SHARING_OPTIONS, inputs_of, model_of, on_pictures, schema_of
 from tests.sharing.references import REFERENCES, head_reference
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,26 +13,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from polytask.core.errors import UnknownName
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
 
-every_architecture = pytest.mark.parametrize("kind", SHARING.names())
-
-
-def model_of(kind: str, **options: object) -> MultiTaskModel:
-    return table_model(SHARING_OPTIONS[kind], **options)
+every_architecture = pytest.mark.parametrize("kind", CASES)
+references = {**REFERENCES, **DENSE_REFERENCES}
 
 
 def test_every_architecture_has_options_and_a_reference() -> None:
-    assert set(SHARING.names()) == set(SHARING_OPTIONS) == set(REFERENCES)
+    assert set(SHARING.names()) == set(SHARING_OPTIONS)
+    assert set(CASES) == set(references)
 
 
 @every_architecture
 def test_equals_the_reference_in_float64(kind: str) -> None:
-    model, inputs = model_of(kind).double().eval(), table_inputs(9)
-    inputs["numeric"] = inputs["numeric"].double()
+    model, inputs = model_of(kind).double().eval(), inputs_of(kind, 9)
+    inputs = {key: values.double() if values.is_floating_point() else values for key, values in inputs.items()}
     tensors = model.state_dict()
     outputs = model(inputs)
     assert list(outputs) == list(OUTPUTS)
     for task in OUTPUTS:
-        expected = head_reference(tensors, task, REFERENCES[kind](tensors, inputs, task))
+        expected = head_reference(tensors, task, references[kind](tensors, inputs, task))
         torch.testing.assert_close(outputs[task], expected, rtol=1e-12, atol=1e-12)
 
 
@@ -41,7 +40,7 @@ def test_equals_the_reference_in_float64(kind: str) -> None:
 @every_architecture
 @pytest.mark.parametrize("task", OUTPUTS)
 def test_a_task_alone_costs_what_a_model_of_that_task_alone_costs(kind: str, task: str) -> None:
-    inputs, model = table_inputs(6), model_of(kind)
+    inputs, model = inputs_of(kind, 6), model_of(kind)
     if model.sharing.isolated:
         alone = model_of(kind, outputs={task: OUTPUTS[task]})
         assert flops(model, inputs, [task]) == flops(alone, inputs, None)
@@ -59,7 +58,7 @@ def test_no_module_of_a_task_that_is_not_named_is_called(kind: str) -> None:
     model, called = model_of(kind), []
     for name, module in model.named_modules():
         module.register_forward_hook(lambda *_, name=name: called.append(name))
-    model(table_inputs(4), ["assays"])
+    model(inputs_of(kind, 4), ["assays"])
     others = [name for name in called if {"click", "topic"} & set(name.split("."))]
     assert called
     assert not [name for name in others if model.sharing.isolated or name.startswith("heads.")]
@@ -67,7 +66,7 @@ def test_no_module_of_a_task_that_is_not_named_is_called(kind: str) -> None:
 
 @every_architecture
 def test_a_subset_gives_what_the_whole_gives_and_no_gradient_elsewhere(kind: str) -> None:
-    model, inputs = model_of(kind).eval(), table_inputs(6)
+    model, inputs = model_of(kind).eval(), inputs_of(kind, 6)
     whole = model(inputs)
     part = model(inputs, ["topic", "topic"])
     assert list(part) == ["topic"]
@@ -81,7 +80,7 @@ def test_a_subset_gives_what_the_whole_gives_and_no_gradient_elsewhere(kind: str
 @every_architecture
 def test_a_task_that_the_model_lacks(kind: str) -> None:
     with pytest.raises(UnknownName, match=r"no task 'clik' \(did you mean 'click'"):
-        model_of(kind)(table_inputs(2), ["clik"])
+        model_of(kind)(inputs_of(kind, 2), ["clik"])
 
 
 # ---- shapes, precision, saving, exporting
@@ -89,13 +88,14 @@ def test_a_task_that_the_model_lacks(kind: str) -> None:
 
 @every_architecture
 def test_batch_of_one_equals_the_row_in_a_larger_batch(kind: str) -> None:
-    model, inputs = model_of(kind).eval(), table_inputs(3)
+    model, inputs = model_of(kind).eval(), inputs_of(kind, 3)
     whole = model(inputs)
     alone = model({key: tensor[1:2] for key, tensor in inputs.items()})
+    image, half = ([8, 12], [4, 6]) if on_pictures(kind) else ([], [])
     assert {task: list(output.shape) for task, output in alone.items()} == {
-        "click": [1],
-        "topic": [1, 4],
-        "assays": [1, 3],
+        "click": [1, *image],
+        "topic": [1, *image, 4],
+        "assays": [1, *half, 3],
     }
     for task, output in alone.items():
         torch.testing.assert_close(output, whole[task][1:2])
@@ -103,19 +103,21 @@ def test_batch_of_one_equals_the_row_in_a_larger_batch(kind: str) -> None:
 
 @every_architecture
 def test_bf16_autocast_trains(kind: str) -> None:
-    model, inputs = model_of(kind), table_inputs(8)
+    model, inputs = model_of(kind), inputs_of(kind, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(inputs)
     exact = model(inputs)
     sum(output.float().sum() for output in outputs.values()).backward()
     for task, output in outputs.items():
-        torch.testing.assert_close(output.float(), exact[task], rtol=0.05, atol=0.05)
+        differs = ~torch.isclose(output.float(), exact[task], rtol=0.05, atol=0.05)
+        # a router sends a token that is near a tie to another expert
+        assert differs.float().mean() <= (0.02 if kind == "m3vit" else 0)
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @every_architecture
 def test_a_state_dict_moves_a_model(kind: str) -> None:
-    model, other, inputs = model_of(kind), model_of(kind, seed=1), table_inputs(5)
+    model, other, inputs = model_of(kind), model_of(kind, seed=1), inputs_of(kind, 5)
     assert not torch.equal(model.eval()(inputs)["click"], other.eval()(inputs)["click"])
     other.load_state_dict(model.state_dict())
     assert all(torch.equal(model(inputs)[task], other(inputs)[task]) for task in OUTPUTS)
@@ -125,7 +127,7 @@ def test_a_state_dict_moves_a_model(kind: str) -> None:
 def test_a_model_is_built_again_from_its_specification(kind: str) -> None:
     model = model_of(kind)
     again = build_model(
-        ModelSpec.model_validate(model.spec.model_dump(mode="json")), TABLE, OUTPUTS, {"topic": [9]}, seed=0
+        ModelSpec.model_validate(model.spec.model_dump(mode="json")), schema_of(kind), OUTPUTS, {"topic": [9]}, seed=0
     )
     assert again.spec == model.spec
     assert same_tensors(model, again)
@@ -136,11 +138,11 @@ def test_a_model_is_built_again_from_its_specification(kind: str) -> None:
 def test_export_with_a_dynamic_batch(kind: str) -> None:
     model = model_of(kind, outputs={"type": 1, "a.b": 4, "topic": 2}).eval()
     batch = torch.export.Dim("batch", min=1, max=4096)
-    shapes = {"inputs": {key: {0: batch} for key in table_inputs(2)}, "tasks": None}
-    program = torch.export.export(model, (table_inputs(4), None), dynamic_shapes=shapes)
+    shapes = {"inputs": {key: {0: batch} for key in inputs_of(kind, 2)}, "tasks": None}
+    program = torch.export.export(model, (inputs_of(kind, 4), None), dynamic_shapes=shapes)
     for rows in (1, 2, 17):
-        for task, output in program.module()(table_inputs(rows), None).items():
-            torch.testing.assert_close(output, model(table_inputs(rows))[task])
+        for task, output in program.module()(inputs_of(kind, rows), None).items():
+            torch.testing.assert_close(output, model(inputs_of(kind, rows))[task])
 
 
 @every_architecture
@@ -202,7 +204,7 @@ def test_parameters_are_counted_once(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["hard", "mmoe"])
 def test_outputs_come_from_the_representation(kind: str) -> None:
-    model, inputs = model_of(kind), table_inputs(5)
+    model, inputs = model_of(kind), inputs_of(kind, 5)
     representation = model.representation(inputs)
     assert representation.shape == (5, 8)
     outputs = model.from_representation(representation, ["assays", "click"])

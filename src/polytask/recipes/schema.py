@@ -78,7 +78,10 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _tasks_are_tasks(self) -> "Recipe":
-        expand_tasks(self.tasks, self.task_defaults)
+        known = [task.name for task in expand_tasks(self.tasks, self.task_defaults)]
+        for task in () if self.model.decoder is None else self.model.decoder.strides:
+            if task not in known:
+                raise UnknownName("task", task, known, "model.decoder.strides")
         return self
 
     @property

@@ -23,6 +23,8 @@ _LAZY = {  # these import torch, which reading a recipe does not need
     "attachment": "polytask.sharing.attachments.contract",
     "build_model": "polytask.sharing.model",
     "describe": "polytask.sharing.model",
+    "hidden_states_pyramid": "polytask.sharing.encoders.levels",
+    "timm_pyramid": "polytask.sharing.encoders.levels",
 }
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "attachment",
     "build_model",
     "describe",
+    "hidden_states_pyramid",
+    "timm_pyramid",
 ]
 
 

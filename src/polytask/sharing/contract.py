@@ -16,7 +16,8 @@ MakeEncoder = Callable[[], Encoder]
 class Sharing(nn.Module):
     """How tasks share an encoder.
 
-    A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`;
+    A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`,
+    and with `decoder`, a DecoderSpec or None, if it reads pyramids;
     what belongs to one task only lies in `TaskModules`, started from `seeded(seed, what, task)`, so that it depends on
     no other task.
     """
@@ -25,6 +26,11 @@ class Sharing(nn.Module):
     reads: ClassVar[tuple[str, ...]] = ("vector",)  # what the encoder may give: see encoders.contract
     shares: bool = True  # whether `representation` is there to be asked for
     isolated: bool = True  # whether a task's outputs depend on nothing that other tasks own
+
+    @property
+    def auxiliary(self) -> dict[str, int]:
+        """Place -> width of the inner maps that heads may read in training, see `polytask.sharing.tape`."""
+        return {}
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__()

@@ -145,7 +145,8 @@ def build_model(
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
     make_encoder = _encoder_maker(spec, read, seed, encoder, architecture.reads)
-    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
+    decoder = {"decoder": spec.decoder} if "pyramid" in architecture.reads else _no_decoder(spec)
+    sharing = architecture(make_encoder, tasks, spec.sharing, seed, **decoder)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
@@ -174,6 +175,13 @@ def _options_read(module: nn.Module) -> EncoderOptions | None:
     """The options of the first encoder that reads files."""
     found = (getattr(part, "options", None) for part in module.modules())
     return next((options for options in found if isinstance(options, EncoderOptions)), None)
+
+
+def _no_decoder(spec: ModelSpec) -> dict[str, Any]:
+    if spec.decoder is not None:
+        allowed = f"nothing, as sharing {spec.sharing.kind!r} reads no pyramid"
+        raise BadValue("model.decoder", spec.decoder.model_dump(), allowed)
+    return {}
 
 
 def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:

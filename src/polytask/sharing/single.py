@@ -8,8 +8,11 @@ from torch import Tensor
 
 from polytask.core.errors import MissingInput
 from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.dense.decoders import decoders_for
+from polytask.sharing.encoders.contract import Encoder
+from polytask.sharing.encoders.levels import packed, unpacked
 from polytask.sharing.layers import TaskModules
-from polytask.sharing.spec import SharingOptions
+from polytask.sharing.spec import DecoderSpec, SharingOptions
 
 
 class Single(Sharing):
@@ -21,32 +24,54 @@ class Single(Sharing):
     Cost: one pass through an encoder for each named task.
     """
 
-    reads = ("vector", "map")
+    reads = ("vector", "map", "pyramid")
 
     class Options(SharingOptions):
         """No options."""
 
         kind: Literal["single"] = "single"
 
-    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+    def __init__(
+        self,
+        make_encoder: MakeEncoder,
+        tasks: Iterable[str],
+        options: Options,
+        seed: int = 0,
+        decoder: DecoderSpec | None = None,
+    ) -> None:
         super().__init__(make_encoder, tasks, options, seed)
-        self.encoders = TaskModules()
+        tasks = list(tasks)
+        self.encoders: TaskModules[Encoder] = TaskModules()
         for task in tasks:
-            encoder = make_encoder()
-            self.encoders[task] = encoder
-            self.width = encoder.width
+            self.encoders[task] = make_encoder()
+        first = self.encoders[tasks[0]]
+        self.decoders = decoders_for(first, tasks, decoder, seed)
+        self.width = first.width if self.decoders is None else self.decoders.width
         self.shares = len(self.encoders) == 1
 
+    @property
+    def auxiliary(self) -> dict[str, int]:
+        return {} if self.decoders is None else self.decoders.auxiliary
+
+    @property
+    def representation_width(self) -> int:
+        return next(iter(self.encoders.values())).width
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
-        """The only task's features; with several tasks nothing is shared."""
-        return self.encoders[self._only_task()](inputs)
+        """The only task's features, or all maps of its pyramid; with several tasks nothing is shared."""
+        read = self.encoders[self._only_task()](inputs)
+        return read if self.decoders is None else packed(read)
 
     def features(self, representation: Float[Tensor, "B width"], tasks: list[str]) -> dict[str, Tensor]:
         self._only_task()
-        return dict.fromkeys(tasks, representation)
+        if self.decoders is None:
+            return dict.fromkeys(tasks, representation)
+        levels = unpacked(representation, self.decoders.shapes)
+        return self.decoders.features(self.decoders(dict.fromkeys(tasks, levels)))
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        return {task: self.encoders[task](inputs) for task in tasks}
+        read = {task: self.encoders[task](inputs) for task in tasks}
+        return read if self.decoders is None else self.decoders.features(self.decoders(read))
 
     def _only_task(self) -> str:
         tasks = list(self.encoders)

@@ -120,6 +120,20 @@ class StemsSpec(Strict):
     of: Annotated[dict[str, SerializeAsAny[EncoderOptions]], _KindsByName()] = Field(default_factory=dict)
 
 
+class DecoderSpec(Strict):
+    """A task's way from a feature pyramid to the map that its head reads.
+
+    Attributes:
+        width: of the map, numbers a pixel.
+        strides: task -> pixels of the image a side of an output pixel; 1 for the others: a label a pixel.
+        auxiliary: weight of a task's loss at heads that read the decoder's inner maps, in training only (0: none).
+    """
+
+    width: int = Field(default=32, ge=1)
+    strides: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    auxiliary: float = Field(default=0.4, ge=0)
+
+
 class ModelSpec(Strict):
     """What a model is made of.
 
@@ -129,12 +143,14 @@ class ModelSpec(Strict):
         encoder: what turns inputs into features, after the stems if there are any; None when a factory from Python is
             given instead, or where the stems suffice.
         sharing: how the tasks share it.
+        decoder: of each task, where the encoder gives a pyramid.
     """
 
     init_from: str | None = None
     stems: StemsSpec | None = None
     encoder: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
     sharing: Annotated[SerializeAsAny[SharingOptions], _Kind(SHARING)] = Field(default="hard", validate_default=True)
+    decoder: DecoderSpec | None = None
 
 
 def check_stems(spec: StemsSpec, sources: list[str], tasks: list[str]) -> None:

@@ -22,11 +22,15 @@ class Tape:
     penalties: task -> the sum of the terms that its gates add to its loss.
     gates: (place in the model, task) -> expert -> its weights, [rows], without a graph.
     experts: (place in the model, expert) -> what it gave, [rows, width], without a graph.
+    features: (place in the model, task) -> an inner map, [rows, width, h, w], with its graph, for heads beside it.
+    guesses: task -> (weight of the loss, outputs of such a head), to be added to the task's loss.
     """
 
     penalties: dict[str, Tensor] = field(default_factory=dict)
     gates: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
     experts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    guesses: dict[str, list[tuple[float, Tensor]]] = field(default_factory=dict)
 
 
 _listening: ContextVar[Tape | None] = ContextVar("tape", default=None)
@@ -72,3 +76,23 @@ def note_experts(place: str, experts: Sequence[str], outputs: Tensor) -> None:
 def numbered(owner: str, experts: int) -> list[str]:
     """The names of an owner's experts: a task's, a group's, or those shared by all."""
     return [f"{owner} {number}" for number in range(1, experts + 1)]
+
+
+def note_features(place: str, task: str, maps: Tensor) -> None:
+    """Called in training with an inner map that an auxiliary head may read."""
+    tape = _listening.get()
+    if tape is not None:
+        tape.features[place, task] = maps
+
+
+def noted_features() -> dict[tuple[str, str], Tensor]:
+    """What parts have noted so far; nothing while nobody listens."""
+    tape = _listening.get()
+    return {} if tape is None else tape.features
+
+
+def note_guess(task: str, weight: float, outputs: Tensor) -> None:
+    """Called with what an auxiliary head gave."""
+    tape = _listening.get()
+    if tape is not None:
+        tape.guesses.setdefault(task, []).append((weight, outputs))

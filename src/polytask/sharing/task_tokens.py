@@ -1,7 +1,8 @@
 """A token a task among the tokens of the input, in a transformer whose masks say who may read whom."""
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,23 +12,30 @@ from torch.nn import functional
 
 from polytask.core.errors import BadValue, MissingInput
 from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.dense.decoders import decoders_for
 from polytask.sharing.encoders.contract import Tokens
+from polytask.sharing.encoders.levels import Levels, packed, unpacked
 from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.spec import SharingOptions
+from polytask.sharing.spec import DecoderSpec, SharingOptions
 
 
 class TaskTokens(Sharing):
     """Task tokens read the input's tokens (and each other, if they may); a task's features are its own token.
 
+    Where the encoder gives a pyramid the tokens are the pixels of its coarsest map, with a learned vector a place, and
+    a task's decoder reads that map with each channel multiplied by 2 sigmoid of its token's.
+
     Source: Sinodinos et al. 2025, arXiv:2511.09970 (MultiTab-Net), its multi-task masked attention: features need not
-    read tasks, tasks need not read each other.
-    Departures: attention runs over the tokens of a row only, not between rows; layers normalise before, not after.
+    read tasks, tasks need not read each other. For maps Ye and Xu 2023 (TaskPrompter, ICLR): task tokens beside those
+    of an image, whose attention to channels makes a task's map.
+    Departures: attention runs over the tokens of a row only, not between rows; layers normalise before, not after. For
+    maps the channels' attention is a gate, and there is none over places; that paper's full text was not at hand.
     Cost: B x (L + T)^2 x width x 2 multiply-adds a layer for the attention, 4 + 2 x feedforward times width^2 a token
     for its matrices. With both masks a named task costs what a model of that task alone would.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("sequence",)
+    reads: ClassVar[tuple[str, ...]] = ("sequence", "pyramid")
 
     class Options(SharingOptions):
         """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
@@ -42,40 +50,68 @@ class TaskTokens(Sharing):
         features_read_tasks: bool = False
         tasks_read_tasks: bool = False
 
-    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+    def __init__(
+        self,
+        make_encoder: MakeEncoder,
+        tasks: Iterable[str],
+        options: Options,
+        seed: int = 0,
+        decoder: DecoderSpec | None = None,
+    ) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.tasks, self.options = list(tasks), options
         self.isolated = not (options.features_read_tasks or options.tasks_read_tasks)
         self.encoder = make_encoder()
-        self.width = self.encoder.width
-        if self.width % options.heads:
-            allowed = f"a divisor of the width of a token, {self.width}"
-            raise BadValue("sharing 'task_tokens': heads", options.heads, allowed)
+        self.decoders = decoders_for(self.encoder, self.tasks, decoder, seed)
+        width = self.encoder.width if self.decoders is None else self.decoders.shapes[-1][0]
+        self.width = width if self.decoders is None else self.decoders.width
         self.tokens: TaskModules[Embedding] = TaskModules()
         for task in self.tasks:
             with seeded(seed, "token", task):
-                self.tokens[task] = Embedding(self.width)
+                self.tokens[task] = Embedding(width)
         with seeded(seed, "blocks"):
-            self.blocks = Stack(Block(self.width, options) for _ in range(options.layers))
-            self.norm = nn.LayerNorm(self.width)
+            self.blocks = Stack(
+                Block(width, options.heads, options.feedforward, options.dropout, "task_tokens")
+                for _ in range(options.layers)
+            )
+            self.norm = nn.LayerNorm(width)
+        with seeded(seed, "places"):
+            self.places = None if self.decoders is None else Places(self.decoders.shapes[-1])
 
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"]:
-        """The tokens of the input, which all tasks read; MissingInput where rows are padded."""
-        values, mask = self._tokens(inputs)
-        if mask is not None:
+    @property
+    def auxiliary(self) -> dict[str, int]:
+        return {} if self.decoders is None else self.decoders.auxiliary
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
+        """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
+        pyramid, one after the other."""
+        read: Any = self.encoder(inputs)
+        if self.decoders is not None:
+            return packed(read)
+        if read.mask is not None:
             raise MissingInput("sharing 'task_tokens': rows of different length share no representation of one shape")
-        return values
+        return read.values
 
-    def features(self, representation: Float[Tensor, "B L d"], tasks: list[str]) -> dict[str, Tensor]:
-        return self._read(Tokens(representation), tasks)
+    def features(self, representation: Tensor, tasks: list[str]) -> dict[str, Tensor]:
+        if self.decoders is None:
+            return self._read(Tokens(representation), tasks)[1]
+        return self._decoded(unpacked(representation, self.decoders.shapes), tasks)
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        return self._read(self._tokens(inputs), tasks)
+        read: Any = self.encoder(inputs)
+        return self._read(read, tasks)[1] if self.decoders is None else self._decoded(read, tasks)
 
-    def _tokens(self, inputs: Mapping[str, Tensor]) -> Tokens:
-        return cast(Tokens, self.encoder(inputs))
+    def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
+        assert self.decoders is not None
+        assert self.places is not None
+        *finer, coarsest = levels
+        values, own = self._read(Tokens(self.places(coarsest)), tasks)
+        map_of_all = values.transpose(1, 2).reshape(coarsest.shape)
+        pyramids = {task: [*finer, map_of_all * 2 * token.sigmoid()[:, :, None, None]] for task, token in own.items()}
+        return self.decoders.features(self.decoders(pyramids))
 
-    def _read(self, tokens: Tokens, tasks: list[str]) -> dict[str, Tensor]:
+    def _read(self, tokens: Tokens, tasks: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the input's tokens and the named tasks' have become."""
         values, mask = tokens
         present = tasks if self.isolated else self.tasks
         own = torch.stack([self.tokens[task].vector for task in present]).to(values.dtype)
@@ -86,8 +122,8 @@ class TaskTokens(Sharing):
             allowed = (allowed & seen.unsqueeze(1)).unsqueeze(1)
         for block in self.blocks:
             x = block(x, allowed)
-        last = self.norm(x[:, values.shape[1] :])
-        return {task: last[:, present.index(task)] for task in tasks}
+        values, last = self.norm(x).split([values.shape[1], len(present)], dim=1)
+        return values, {task: last[:, present.index(task)] for task in tasks}
 
     def allowed(self, features: int, tasks: int, device: torch.device) -> Bool[Tensor, "L L"]:
         """Row i may read column j; features come first, then tasks."""
@@ -99,24 +135,52 @@ class TaskTokens(Sharing):
         return allowed
 
 
-class Block(nn.Module):
-    """Attention and a two-layer network, each on normalised tokens and added to them."""
+class Attention(nn.Module):
+    """Tokens to which what they read of each other is added.
 
-    def __init__(self, width: int, options: TaskTokens.Options) -> None:
+    Raises: BadValue for heads that do not divide the width of a token.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, sharing: str) -> None:
         super().__init__()
-        self.heads, self.dropout = options.heads, options.dropout
-        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        if width % heads:
+            raise BadValue(f"sharing {sharing!r}: heads", heads, f"a divisor of the width of a token, {width}")
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm = nn.LayerNorm(width)
         self.inwards, self.outwards = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.network = nn.Sequential(
-            nn.Linear(width, options.feedforward * width),
-            nn.GELU(),
-            nn.Dropout(options.dropout),
-            nn.Linear(options.feedforward * width, width),
-        )
 
-    def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"]) -> Float[Tensor, "B L d"]:
+    def read(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None = None) -> Float[Tensor, "B L d"]:
         heads = self.inwards(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         read = functional.scaled_dot_product_attention(*heads.unbind(0), attn_mask=allowed, dropout_p=dropout)
-        x = x + self.outwards(read.transpose(1, 2).flatten(2))
+        return x + self.outwards(read.transpose(1, 2).flatten(2))
+
+
+class Block(Attention):
+    """Attention and a two-layer network, each on normalised tokens and added to them."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, sharing: str) -> None:
+        super().__init__(width, heads, dropout, sharing)
+        self.network_norm = nn.LayerNorm(width)
+        self.network = nn.Sequential(
+            nn.Linear(width, feedforward * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward * width, width),
+        )
+
+    def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None) -> Float[Tensor, "B L d"]:
+        x = self.read(x, allowed)
         return x + self.network(self.network_norm(x))
+
+
+class Places(nn.Module):
+    """A map's pixels as tokens, each with a learned vector of its place added."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.vectors = nn.Parameter(torch.randn(height * width, channels) / math.sqrt(channels))
+
+    def forward(self, maps: Float[Tensor, "B d h w"]) -> Float[Tensor, "B L d"]:
+        return maps.flatten(2).transpose(1, 2) + self.vectors.to(maps.dtype)

@@ -92,13 +92,25 @@ def _stream(value: Any) -> Any:
     return StreamSpec() if value is True else value
 
 
+class SceneSpec(_Strict):
+    """Generated pictures with a class, a depth, a normal and an edge for each pixel.
+
+    size: height and width. objects: of each picture, beside floor and wall. missing: the share of each map's labels
+    that is left out, cell by cell.
+    """
+
+    size: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]] = (48, 64)
+    objects: int = Field(default=4, ge=1)
+    missing: float = Field(default=0.0, ge=0, lt=1)
+
+
 class SourceSpec(_Strict):
     """One source of rows.
 
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array, or a folder
     SPLIT/COLUMN/ROW.npy. images: a table with the paths of images in a column of kind image, relative to `root`
-    (default: the table's folder). builtin: bundled data. None of these: rows handed over from Python under the source's
-    name.
+    (default: the table's folder). builtin: bundled data. scenes: generated pictures. None of these: rows handed over
+    from Python under the source's name.
     join: more columns of a table's rows, {another table: the column that both have}.
     features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
     rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has
@@ -111,6 +123,7 @@ class SourceSpec(_Strict):
     root: str | None = None
     join: dict[str, str] = Field(default_factory=dict)
     builtin: Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": SOURCES.names()})] | None = None
+    scenes: SceneSpec | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)
@@ -124,22 +137,26 @@ class SourceSpec(_Strict):
     def origin(self) -> str | None:
         """Which field says where the rows are; None when Python hands them over."""
         return next(
-            (field for field in ("table", "arrays", "images", "builtin") if getattr(self, field) is not None), None
+            (field for field in ("table", "arrays", "images", "builtin", "scenes") if getattr(self, field) is not None),
+            None,
         )
 
     @model_validator(mode="after")
     def _check_origin(self) -> "SourceSpec":
-        given = [field for field in ("table", "arrays", "images", "builtin", "sources") if getattr(self, field, None)]
+        ways = ("table", "arrays", "images", "builtin", "scenes", "sources")
+        given = [field for field in ways if getattr(self, field, None)]
         if len(given) > 1:
-            raise ValueError(
-                f"a source has one of table, arrays, images, builtin, sources; found {' and '.join(given)}"
-            )
+            raise ValueError(f"a source has one of {', '.join(ways)}; found {' and '.join(given)}")
         if self.root is not None and self.images is None:
             raise ValueError("root goes with images")
         if self.join and self.origin not in ("table", "images"):
             raise ValueError("join goes with table or images")
-        if self.builtin is not None and (self.split or self.stream or isinstance(self.rows, int)):
-            raise ValueError("builtin data has its own split, and takes rows as {train: n, valid: n, test: n}")
+        made = self.origin in ("builtin", "scenes")
+        if made and (self.split or self.stream or isinstance(self.rows, int)):
+            what = (
+                "builtin data has its own split, and takes" if self.builtin else "scenes have their own split, and take"
+            )
+            raise ValueError(f"{what} rows as {{train: n, valid: n, test: n}}")
         return self
 
 

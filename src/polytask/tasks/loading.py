@@ -207,7 +207,8 @@ def _split(rows: RawRows, spec: SourceSpec) -> np.ndarray:
             )
         return sample(assignment, spec.rows, spec.seed)
     frame = rows.read(split_columns(split)) if split_columns(split) else pl.DataFrame({"row": np.arange(len(rows))})
-    return sample(assign(frame, split, spec.seed, rows.where), None if spec.builtin else spec.rows, spec.seed)
+    taken_already = spec.origin in ("builtin", "scenes")
+    return sample(assign(frame, split, spec.seed, rows.where), None if taken_already else spec.rows, spec.seed)
 
 
 def _drop_unreadable(

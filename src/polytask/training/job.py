@@ -13,9 +13,10 @@ from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
-from polytask.sharing.spec import check_stems
+from polytask.sharing.spec import DecoderSpec, check_stems
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
+from polytask.training.auxiliary import WithAuxiliary
 from polytask.training.generated import OneTask, WithGenerated, generated_names, groups_of, start_of_generator
 from polytask.training.spec import RunSpec, StageSpec
 
@@ -117,6 +118,17 @@ class Job:
         seed = start_of_generator(self.run.seed)
         made = build_model(spec, self.schemas[source], {task: sum(groups)}, seed=seed, encoder=self.encoder)
         return WithGenerated(model, OneTask(made, task), task, groups, seed)
+
+    def with_auxiliary(self, model: MultiTaskModel, stage: StageSpec) -> WithAuxiliary | None:
+        """The model beside the heads that help a stage's tasks in training, where it has places for them."""
+        weight = (self.model.decoder or DecoderSpec()).auxiliary
+        if weight == 0 or not model.sharing.auxiliary:
+            return None
+        if stage.rule.generated is not None:
+            where = f"stage {stage.name!r}: generated labels"
+            raise Inconsistent(f"{where} do not go with auxiliary heads; say model.decoder.auxiliary: 0")
+        outputs = {task: target.outputs for task, target in self.targets_of(stage).items()}
+        return WithAuxiliary(model, outputs, weight, self.run.seed)
 
     def config(self, model: MultiTaskModel) -> dict[str, Any]:
         """config.json: enough to build the model again; `encoder: null` says that it came from a Python factory."""

@@ -77,13 +77,18 @@ class Stage:
             names = generated_names(spec, self.targets)
             self._targets |= dict(zip(names, (GeneratedLabels(groups), Spread(groups)), strict=True))
             chosen = [*chosen, *self._generated.own_parameters()]
+        self._auxiliary = job.with_auxiliary(model, spec)
+        if self._auxiliary is not None:
+            self._auxiliary.places.to(devices.device)
+            chosen = [*chosen, *self._auxiliary.own_parameters()]
+        self.trained = self._generated or self._auxiliary or model
         self.optimizer = build_optimizer(spec.optimizer, chosen)
         self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
         for kind in self.attached.with_term:
             where = f"stage {spec.name!r}, attachment {kind!r}"
             _require_one_representation(where, "no such attachment", model, list(used), list(self.targets))
         self.attached.check(spec.name, devices, self.balancer, spec.accumulate)
-        self._parameters = dict((self._generated or model).named_parameters())
+        self._parameters = dict(self.trained.named_parameters())
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
     def batches(self, step: int) -> Iterable[list[Batch]]:
@@ -109,7 +114,7 @@ class Stage:
         if self.spec.rule.generated is not None:
             pieces = [with_labels(piece, self.spec.rule.generated.task) for piece in pieces]
         report = train_step(
-            self._generated or self.model,
+            self.trained,
             pieces,
             self._targets,
             self.balancer,
@@ -137,6 +142,7 @@ class Stage:
             "balancer": self.balancer.state_dict(),
             "attached": self.attached.state_dict(),
             "generated": {} if self._generated is None else self._generated.own_state(),
+            "auxiliary": {} if self._auxiliary is None else self._auxiliary.places.state_dict(),
             "scaler": scaler,
         }
 
@@ -146,6 +152,8 @@ class Stage:
         self.attached.load_state_dict(values["attached"])
         if self._generated is not None:
             self._generated.load_own_state(values["generated"])
+        if self._auxiliary is not None:
+            self._auxiliary.places.load_state_dict(values["auxiliary"])
         if self.devices.scaler is not None and values["scaler"] is not None:
             self.devices.scaler.load_state_dict(values["scaler"])
 

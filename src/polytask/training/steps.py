@@ -67,6 +67,9 @@ def task_losses(
                 )
             counts[task] = float(found[task])
             losses[task] = numerator / max(found[task], 1)
+            for weight, guess in tape.guesses.get(task, ()):  # of heads that help in training only
+                at_place, _ = targets[task].loss(guess.float(), moved.labels[task], moved.present[task])
+                losses[task] = losses[task] + weight * at_place / max(found[task], 1)
             if task in tape.penalties:  # what the task's gates ask for, as DSelect-k's do
                 losses[task] = losses[task] + tape.penalties[task]
     return TaskLosses(losses, counts, shared)

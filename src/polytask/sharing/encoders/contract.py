@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, PolytaskError, nearest
 from polytask.core.inputs import InputSchema
+from polytask.sharing.encoders.levels import checked_pyramid
 from polytask.sharing.names import ENCODERS
 from polytask.sharing.spec import EncoderOptions
 
@@ -35,8 +36,8 @@ class Encoder(nn.Module):
 
     Attributes:
         width: the last dimension of the features.
-        gives: "vector", [B, width]; "map", a vector a pixel, [B, H, W, width], as heads work on the last axis; or
-            "sequence", `Tokens`.
+        gives: "vector", [B, width]; "map", a vector a pixel, [B, H, W, width], as heads work on the last axis;
+            "sequence", `Tokens`; or "pyramid", see `polytask.sharing.encoders.levels`.
     """
 
     gives: str = "vector"
@@ -66,7 +67,7 @@ def build_from_factory(factory: EncoderFactory, schema: InputSchema) -> Encoder:
     module = factory(schema) if _takes_an_argument(factory) else factory()
     if not isinstance(module, nn.Module):
         raise BadValue("what the encoder factory returned", type(module).__name__, "a torch.nn.Module")
-    if isinstance(getattr(module, "width", None), int):
+    if isinstance(getattr(module, "width", None), int) or _gives(module) == "pyramid":
         return checked(module, schema, "the encoder from the factory")
     keys = schema_keys(schema)
     plain = PlainEncoder(module, keys[0] if len(keys) == 1 else None)
@@ -93,6 +94,8 @@ class PlainEncoder(Encoder):
 
 def checked(encoder: nn.Module, schema: InputSchema, what: str) -> Encoder:
     """The encoder, after one run on two rows of zeros has shown that its output is [2, width]."""
+    if _gives(encoder) == "pyramid":
+        return cast(Encoder, checked_pyramid(encoder, dry_run(encoder, schema, what), schema, what))
     width = getattr(encoder, "width", None)
     if not isinstance(width, int):
         raise BadValue(f"{what}: width", width, "an int, the last dimension of its output")
@@ -105,7 +108,8 @@ def checked(encoder: nn.Module, schema: InputSchema, what: str) -> Encoder:
 
 
 def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Any:
-    """The encoder's output on two rows of zeros, in evaluation mode, without a graph: [2, width], or Tokens."""
+    """The encoder's output on two rows of zeros, in evaluation mode, without a graph: [2, width], Tokens, or what one
+    that gives a pyramid gave."""
     inputs = zeros(schema, rows=2)
     try:
         with torch.no_grad(), evaluating(encoder):
@@ -116,11 +120,12 @@ def dry_run(encoder: nn.Module, schema: InputSchema, what: str) -> Any:
         shapes = {key: list(tensor.shape) for key, tensor in inputs.items()}
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         raise BadValue(f"{what}: inputs", shapes, f"what it can take (it raised {reason})") from error
-    if isinstance(features, Tokens):
+    if isinstance(features, Tokens) or _gives(encoder) == "pyramid":
         return features
     if not isinstance(features, Tensor):
-        raise BadValue(f"{what}: output", type(features).__name__, "a tensor [rows, width]")
-    is_map = getattr(encoder, "gives", "vector") == "map"
+        hint = "" if not isinstance(features, list | tuple) else ", or the attribute gives = 'pyramid'"
+        raise BadValue(f"{what}: output", type(features).__name__, f"a tensor [rows, width]{hint}")
+    is_map = _gives(encoder) == "map"
     if features.dim() != (4 if is_map else 2) or features.shape[0] != 2 or not features.is_floating_point():
         found = f"{list(features.shape)} {features.dtype}"
         allowed = "[2, height, width of the map, width]" if is_map else "[2, width] of floats, one feature vector a row"
@@ -132,22 +137,27 @@ SHAPES = {
     "vector": "[rows, width]",
     "map": "[rows, height, width of the map, width]",
     "sequence": "[rows, tokens, width]",
+    "pyramid": "of maps [rows, channels, height, width]",
 }
 """What an encoder may give."""
 
 
 def require_gives(encoder: nn.Module, reads: Sequence[str], reader: str) -> None:
     """BadValue unless the encoder gives what its reader can read."""
-    gives = getattr(encoder, "gives", "vector")
+    gives = _gives(encoder)
     if gives not in reads:
         allowed = " or ".join(f"a {one} {SHAPES[one]}" for one in reads)
         hint = "; a transformer's `pooling` makes a vector of its tokens" if gives == "sequence" else ""
         raise BadValue(f"{reader}: what the encoder gives", f"a {gives} {SHAPES[gives]}", f"{allowed}{hint}")
 
 
+def _gives(encoder: nn.Module) -> str:
+    return getattr(encoder, "gives", "vector")
+
+
 def _checked_tokens(encoder: nn.Module, tokens: Tokens, width: int, what: str) -> nn.Module:
     values, mask = tokens
-    if getattr(encoder, "gives", "vector") != "sequence":
+    if _gives(encoder) != "sequence":
         raise BadValue(f"{what}: output", "tokens", "a vector a row, or the attribute gives = 'sequence'")
     if values.dim() != 3 or values.shape[0] != 2 or values.shape[2] != width:
         raise BadValue(f"{what}: output for 2 rows", list(values.shape), f"[2, tokens, width = {width}]")

@@ -40,10 +40,15 @@ def open_rows(
         return rows_from_python(handed_over, tasks, f"source {name!r}")
     if spec.builtin is not None:
         return _builtin(name, spec.builtin, spec)
+    if spec.scenes is not None:
+        from polytask.tasks.sources.scenes import scenes
+
+        return FrameRows(scenes(spec.scenes, _rows(spec), spec.seed), f"source {name!r} (scenes)")
     located = spec.table or spec.images or spec.arrays
     if located is None:
         raise MissingInput(
-            f"source {name!r}: say where the rows are (table, arrays, images, builtin), or hand them over from Python"
+            f"source {name!r}: say where the rows are (table, arrays, images, builtin, scenes), or hand them over from "
+            "Python"
         )
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:
@@ -70,12 +75,15 @@ def effective_split(spec: SourceSpec) -> SplitSpec:
     """The declared split; builtin data has a column for it; else the default fractions at random."""
     if spec.split is not None:
         return spec.split
-    return SplitSpec(column="split") if spec.builtin is not None else SplitSpec()
+    return SplitSpec(column="split") if spec.origin in ("builtin", "scenes") else SplitSpec()
 
 
 def _builtin(name: str, bundled: str, spec: SourceSpec) -> FrameRows:
-    wanted = spec.rows.model_dump(exclude_none=True) if isinstance(spec.rows, RowsSpec) else {}
-    return FrameRows(SOURCES.find(bundled)(wanted, spec.seed), f"source {name!r} (builtin {bundled})")
+    return FrameRows(SOURCES.find(bundled)(_rows(spec), spec.seed), f"source {name!r} (builtin {bundled})")
+
+
+def _rows(spec: SourceSpec) -> dict[str, int]:
+    return spec.rows.model_dump(exclude_none=True) if isinstance(spec.rows, RowsSpec) else {}
 
 
 def _is_glob(name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Architectures on a feature pyramid: each task has a decoder, and between decoders tasks may exchange features."""

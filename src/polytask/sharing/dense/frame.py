@@ -1,0 +1,77 @@
+"""What architectures on a pyramid have in common: encoder, decoders, and the slot between them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.dense.decoders import Decoder, Decoders
+from polytask.sharing.encoders.levels import Levels, packed, unpacked
+from polytask.sharing.spec import DecoderSpec, SharingOptions
+
+
+class Dense(Sharing):
+    """Image -> pyramid -> {task: pyramid} -> decoders -> {task: map} -> {task: map} -> heads.
+
+    A subclass fills one of the two slots: `pyramids` before the decoders, `exchange` between the decoders' maps.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("pyramid",)
+    decoder: ClassVar[type[nn.Module]] = Decoder
+
+    def __init__(
+        self,
+        make_encoder: MakeEncoder,
+        tasks: Iterable[str],
+        options: SharingOptions,
+        seed: int = 0,
+        decoder: DecoderSpec | None = None,
+    ) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
+        self.tasks = list(tasks)
+        self.encoder = make_encoder()
+        spec = decoder or DecoderSpec()
+        self.decoders = Decoders(self.encoder, self.tasks, spec, seed, self.decoder_channels(options), self.decoder)
+        self.width = self.decoders.width
+
+    @property
+    def auxiliary(self) -> dict[str, int]:
+        """Place -> width of the features that heads may read in training."""
+        return self.decoders.auxiliary
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        """All maps of the pyramid, one after the other."""
+        return packed(self._levels(inputs))
+
+    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        return self._decoded(unpacked(representation, self.decoders.shapes), tasks)
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        return self._decoded(self._levels(inputs), tasks)
+
+    def decoder_channels(self, options: SharingOptions) -> list[int]:
+        """Of the levels that a decoder reads: those of the encoder, unless `pyramids` gives others."""
+        return [shape[0] for shape in self.shapes]
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Channels, height and width of the encoder's maps."""
+        return list(cast(Any, self.encoder).shapes)
+
+    def pyramids(self, levels: Levels, tasks: list[str]) -> dict[str, Levels]:
+        """{task: the levels that its decoder reads}."""
+        return dict.fromkeys(tasks, levels)
+
+    def exchange(self, maps: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        """{task: map} for the named tasks, from the maps of all tasks (of the named ones, if isolated)."""
+        return maps
+
+    def _levels(self, inputs: Mapping[str, Tensor]) -> Levels:
+        return cast(Levels, self.encoder(inputs))
+
+    def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
+        decoded = tasks if self.isolated else self.tasks
+        maps = self.exchange(self.decoders(self.pyramids(levels, decoded)), tasks)
+        return self.decoders.features(maps)

@@ -1,0 +1,133 @@
+"""A small vision transformer whose every other layer sends tokens to experts, by a router a task."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polytask.core.errors import BadValue
+from polytask.sharing.contract import MakeEncoder
+from polytask.sharing.dense.frame import Dense
+from polytask.sharing.encoders.levels import Levels
+from polytask.sharing.gates import GateChoice, GateOptions, Gates
+from polytask.sharing.layers import Stack, seeded
+from polytask.sharing.selection import TopK
+from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.tape import listening, note_penalty, numbered
+from polytask.sharing.task_tokens import Attention, Block, Places
+
+
+class M3ViT(Dense):
+    """The pixels of the coarsest map are tokens of a transformer; layers 2, 4, ... send each to k experts, which a
+    task's own router chooses. A task's decoder reads what its tokens have become, beside the finer maps.
+
+    Source: Liang et al. 2022, arXiv:2210.14793 (M3ViT): mixture-of-experts layers in a vision transformer, a router a
+    task, experts of 1 / k of the inner width; one task runs its own path only.
+    Departures: tokens are the pixels of a pyramid's coarsest map in place of patches; no noise is added to the
+    routers' scores; the term that evens out the experts' use is the squared coefficient of variation of their weights
+    (Shazeer et al. 2017, arXiv:1701.06538), a task at a time.
+    Cost: the first layer once; for each named task every other layer, whose experts read k tokens for each: 8 x
+    feedforward / 4 x width^2 multiply-adds a token whatever their number, and L x experts x width for the routers.
+    """
+
+    class Options(SharingOptions):
+        """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
+        is, or the k experts of a token together; experts of each routed layer; gate; balance, weight of the term.
+        """
+
+        kind: Literal["m3vit"] = "m3vit"
+        layers: int = Field(default=2, ge=2)
+        heads: PositiveInt = 4
+        feedforward: PositiveInt = 2
+        experts: PositiveInt = 4
+        gate: GateChoice = GateOptions(select=TopK(k=2))
+        balance: float = Field(default=0.01, ge=0)
+
+    def __init__(
+        self,
+        make_encoder: MakeEncoder,
+        tasks: Iterable[str],
+        options: Options,
+        seed: int = 0,
+        decoder: DecoderSpec | None = None,
+    ) -> None:
+        super().__init__(make_encoder, tasks, options, seed, decoder)
+        width = self.shapes[-1][0]
+        with seeded(seed, "places"):
+            self.places = Places(self.shapes[-1])
+        self.layers: Stack[Block | Routed] = Stack()
+        for layer in range(options.layers):
+            with seeded(seed, "layer", layer):
+                self.layers.append(
+                    Routed(f"layer.{layer}", self.tasks, width, options, seed)
+                    if layer % 2
+                    else Block(width, options.heads, options.feedforward, 0.0, "m3vit")
+                )
+        self.norm = nn.LayerNorm(width)
+
+    def pyramids(self, levels: Levels, tasks: list[str]) -> dict[str, Levels]:
+        *finer, coarsest = levels
+        first, *others = self.layers
+        start = first(self.places(coarsest), None)
+        found = {}
+        for task in tasks:
+            x = start
+            for layer in others:
+                x = layer(x, task) if isinstance(layer, Routed) else layer(x, None)
+            found[task] = [*finer, self.norm(x).transpose(1, 2).reshape(coarsest.shape)]
+        return found
+
+
+class Routed(Attention):
+    """Attention, then for each token the weighted sum of what its experts make of it, added to it."""
+
+    def __init__(self, place: str, tasks: list[str], width: int, options: M3ViT.Options, seed: int) -> None:
+        super().__init__(width, options.heads, 0.0, "m3vit")
+        names = numbered("shared", options.experts)
+        self.balance, self.network_norm = options.balance, nn.LayerNorm(width)
+        inner = options.feedforward * width // getattr(options.gate.select, "k", 1)
+        if inner == 0:
+            raise BadValue("sharing 'm3vit': feedforward x width of a token / k", 0, "at least 1")
+        self.inwards_of_experts = nn.Parameter(_uniform(options.experts, inner, width, fan_in=width))
+        self.outwards_of_experts = nn.Parameter(_uniform(options.experts, width, inner, fan_in=inner))
+        self.inner_bias = nn.Parameter(_uniform(options.experts, inner, fan_in=width))
+        self.outer_bias = nn.Parameter(_uniform(options.experts, width, fan_in=inner))
+        self.gates = Gates(place, tasks, width, dict.fromkeys(tasks, names), options.gate, seed)
+
+    def forward(self, x: Float[Tensor, "B L d"], task: str) -> Float[Tensor, "B L d"]:
+        x = self.read(x)
+        tokens = self.network_norm(x).flatten(0, 1)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would flip who is among the k
+            weights = self.gates(task, tokens if tokens.dtype == torch.float64 else tokens.float())
+        if listening() and self.training and self.balance > 0:
+            use = weights.sum(0)
+            note_penalty(task, self.balance * use.var(correction=0) / use.mean().square())
+        return x + self.mixed(tokens, weights.to(tokens.dtype)).view_as(x)
+
+    def mixed(self, tokens: Float[Tensor, "N d"], weights: Float[Tensor, "N E"]) -> Float[Tensor, "N d"]:
+        """Each expert reads the tokens that give it a weight; when exported all read all, as shapes must not depend on
+        the numbers. An expert that no token chose still is in the graph, so that all processes see one graph."""
+        total = torch.zeros_like(tokens)
+        for expert in range(weights.shape[1]):
+            weight = weights[:, expert]
+            if torch.compiler.is_exporting():
+                total = total + weight.unsqueeze(1) * self.expert(expert, tokens)
+                continue
+            rows = weight.nonzero()[:, 0]
+            made = weight[rows].unsqueeze(1) * self.expert(expert, tokens[rows])
+            total = total.index_add(0, rows, made.to(total.dtype))
+        return total
+
+    def expert(self, number: int, x: Float[Tensor, "N d"]) -> Float[Tensor, "N d"]:
+        inner = functional.linear(x, self.inwards_of_experts[number], self.inner_bias[number])
+        return functional.linear(functional.gelu(inner), self.outwards_of_experts[number], self.outer_bias[number])
+
+
+def _uniform(*shape: int, fan_in: int) -> Tensor:
+    bound = 1 / math.sqrt(fan_in)
+    return torch.empty(*shape).uniform_(-bound, bound)
