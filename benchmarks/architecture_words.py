@@ -19,7 +19,12 @@ def sentences(results: Mapping[str, Any]) -> str:
     slower = [name for name, about in results["loops"].items() if about["median"] > 1]
     said = f"Against the same formulas written as loops over experts a step takes {listed(loops)}"
     said += f"; **slower than a loop**: {listed(slower)}." if slower else "; none is slower than a loop."
-    return f"{said} A step of hard sharing takes {fixed(results['hard_ms'][1], 2)} ms here. Brackets: quartiles."
+    said += f" A step of hard sharing takes {fixed(results['hard_ms'][1], 2)} ms here. Brackets: quartiles."
+    beside: dict[str, list[str]] = {}
+    for name, about in results["architectures"].items():
+        beside.setdefault(about.get("beside", "hard"), []).append(f"`{name}`")
+    others = [f"{listed(names)} beside `{base}`" for base, names in beside.items() if base != "hard"]
+    return f"{said} Ratios are to `hard`; of {', '.join(others)}." if others else said
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -62,7 +62,8 @@ def test_the_adatt_loop_computes_the_same() -> None:
 
 def test_every_architecture_has_its_costs() -> None:
     found = cost.measured(steps=2)
-    assert list(found["architectures"]) == SHARING.names()
+    assert list(found["architectures"]) == [*SHARING.names(), cost.ON_PICTURES]
+    assert found["architectures"]["mtan"]["beside"] == cost.ON_PICTURES
     hard, single = found["architectures"]["hard"], found["architectures"]["single"]
     trunk = cost.INPUTS * cost.WIDTH
     assert hard["multiply_adds"] == trunk + 8 * cost.WIDTH
