@@ -11,7 +11,7 @@ import pytest
 
 from polytask.core.errors import CheckpointError, MissingInput
 from polytask.evaluation.report import write_report
-from polytask.evaluation.report.figures import late_range, looks
+from polytask.evaluation.report.figures import CostPoint, late_range, looks, name_places
 from polytask.evaluation.report.lines import line
 from polytask.evaluation.report.panels import sharpness_panel
 from polytask.evaluation.report.reading import MOST_POINTS, Events, Run, Study, Variant, read, read_events
@@ -89,6 +89,19 @@ def test_axis_leaves_out_the_start_only_where_that_helps() -> None:
     assert shown is not None
     assert shown[0] < 1 - 0.9 * 0.9**20 < 1 < shown[1] + 0.01
     assert late_range({"x": level}) is None
+
+
+def test_names_of_marks_that_nearly_touch_part() -> None:
+    places = name_places(
+        [
+            CostPoint("single", 24.0, 0.0, None, None),
+            CostPoint("lower", 7.3, -0.9, 3.0, None),
+            CostPoint("upper", 7.9, -0.7, 3.0, None),
+            CostPoint("far", 16.0, -0.9, 3.0, None),
+        ],
+        "single",
+    )
+    assert places == {"single": "top left", "lower": "bottom right", "upper": "top right", "far": "middle right"}
 
 
 def test_no_two_series_look_alike() -> None:

@@ -155,16 +155,35 @@ class CostPoint:
     parameters: float | None
 
 
-def _beside(point: CostPoint, most: float, baseline: str | None) -> str:
-    """Where a name stands: right of its mark, left of one near the right edge, which would cut it."""
-    side = "left" if point.seconds > 0.7 * most else "right"
-    return f"top {side}" if point.name == baseline else f"middle {side}"
+def name_places(points: Sequence[CostPoint], baseline: str | None) -> dict[str, str]:
+    """Where each name stands: right of its mark, or left near the right edge, which would cut it; of two marks that
+    nearly touch the higher one's name goes up and the lower one's down."""
+    most = max((point.seconds for point in points), default=1.0) or 1.0
+    extremes = [point.delta + sign * (point.half_width or 0) for point in points for sign in (-1, 1)]
+    height = max(extremes, default=0) - min(extremes, default=0) or 1.0
+    places = {}
+    for point in points:
+        near = [
+            other
+            for other in points
+            if other is not point
+            and abs(other.seconds - point.seconds) < 0.15 * most
+            and abs(other.delta - point.delta) < 0.08 * height
+        ]
+        row = "middle"
+        if point.name == baseline or (near and all(point.delta > other.delta for other in near)):
+            row = "top"
+        elif near and all(point.delta < other.delta for other in near):
+            row = "bottom"
+        places[point.name] = f"{row} {'left' if point.seconds > 0.7 * most else 'right'}"
+    return places
 
 
 def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline: str | None) -> Spec:
     """delta-m over seconds; a mark's area grows with the parameters. The baseline's name stands above the zero line."""
     largest = max((point.parameters or 0 for point in points), default=0)
     most = max((point.seconds for point in points), default=1.0)
+    places = name_places(points, baseline)
     traces = [
         {
             "type": "scatter",
@@ -173,7 +192,7 @@ def cost_figure(points: Sequence[CostPoint], look: Mapping[str, Look], baseline:
             "x": [rounded(point.seconds)],
             "y": [rounded(point.delta)],
             "text": [f"  {point.name}  "],
-            "textposition": _beside(point, most, baseline),
+            "textposition": places[point.name],
             "textfont": {"color": "$ink"},
             "cliponaxis": False,
             "error_y": {
