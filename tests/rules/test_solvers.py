@@ -62,16 +62,43 @@ def dense_min_norm_point(X: np.ndarray) -> np.ndarray:
     return y / y.sum() @ X
 
 
-@pytest.mark.parametrize("size", [1, 10, 60, 300])
-@pytest.mark.parametrize("shift", [0.0, 0.9])
-def test_many_tasks(size: int, shift: float) -> None:
-    """Fewer dimensions than tasks too, where most projections are 0."""
-    X = np.random.default_rng(size).standard_normal((100, size))
-    X -= shift * X.mean(0)
-    X /= np.linalg.norm(X, axis=1, keepdims=True)
+def many(kind: str) -> np.ndarray:
+    """100 unit vectors."""
+    random = np.random.default_rng(2)
+    if kind == "thin cone":  # the directions that conflict with none are a sliver
+        X = np.random.default_rng(7).standard_normal((100, 50))
+    elif kind == "thinner cone":
+        X = np.random.default_rng(8).standard_normal((100, 50))
+    elif kind == "few dimensions":
+        X = np.abs(random.standard_normal((100, 5))) - [0.8, 0, 0, 0, 0]
+    elif kind == "nearly opposite":
+        X = random.standard_normal((50, 300))
+        X = np.concatenate([X, -X + 1e-3 * random.standard_normal(X.shape)])
+    elif kind == "duplicates":
+        X = random.standard_normal((30, 300))[random.integers(0, 30, 100)]
+    elif kind == "nearly equal":
+        X = random.standard_normal((1, 300)) + 1e-6 * random.standard_normal((100, 300))
+    else:
+        size, shift = map(float, kind.split(" less "))
+        X = random.standard_normal((100, int(size)))
+        X -= shift * X.mean(0)
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+MANY = [f"{size} less {shift}" for size in (1, 10, 60, 101, 300) for shift in (0.0, 0.9)]
+MANY += ["thin cone", "thinner cone", "few dimensions", "nearly opposite", "duplicates", "nearly equal"]
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_many_tasks(kind: str) -> None:
+    """Fewer dimensions than tasks too, where most projections are 0 or nearly."""
+    X = many(kind)
     updates = dual_cone_weights(gram(X), torch.eye(100, dtype=torch.float64)).numpy() @ X
     assert (updates @ X.T).min() > -1e-6
     for task in range(0, 100, 20):
-        s, _ = nnls(X.T, -X[task])
+        s, _ = nnls(X.T, -X[task], maxiter=1000)
         np.testing.assert_allclose(updates[task], X[task] + X.T @ s, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(min_norm_point(gram(X)).numpy() @ X, dense_min_norm_point(X), rtol=0, atol=1e-6)
+    for spread in (1.0, 1e6):
+        Y = X * np.logspace(0, np.log10(spread), 100)[:, None]  # the shortest has length 1
+        found = min_norm_point(gram(Y)).numpy() @ Y
+        np.testing.assert_allclose(found, dense_min_norm_point(Y), rtol=0, atol=1e-6)
