@@ -1,16 +1,15 @@
 """Fixtures that several rooms' tests share."""
 
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from polytask.core import rules
+from polytask.testing.contract import generators
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,16 +46,7 @@ def untouched_random_state() -> Iterator[None]:
     """Fails a test that moves Python's, numpy's or torch's global random state."""
     import sklearn.datasets  # noqa: F401 (the first import draws from Python's generator, which is not ours to mend)
 
-    before = _random_states()
+    before = generators()
     yield
-    moved = [name for name, state in _random_states().items() if state != before[name]]
+    moved = [name for name, state in generators().items() if state != before[name]]
     assert not moved, f"the test moved the global random state of {', '.join(moved)}"
-
-
-def _random_states() -> dict[str, object]:
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
-    return {
-        "random": random.getstate(),
-        "numpy": (keys.tobytes(), position, has_gauss, gauss),
-        "torch": torch.random.get_rng_state().numpy().tobytes(),
-    }

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from tests.balancing.test_gradients import TASKS, is_shared, jacobian, losses_of, made
+from tests.balancing.references import jacobian
+from tests.balancing.test_gradients import TASKS, is_shared, losses_of, made
 from torch import Tensor, nn
 
 import polytask

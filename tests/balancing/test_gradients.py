@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from tests.balancing.references import check_scaler, jacobian
 from torch import Tensor, nn
 
 import polytask
+from polytask.balancing.report import BackwardReport
 
 TASKS = ["a", "b", "c"]
 
@@ -42,18 +44,6 @@ def made(dtype: torch.dtype = torch.float64) -> Net:
 def losses_of(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     x, y = batch(next(model.parameters()).dtype, seed)
     return {task: (output - y[task]).square().mean() for task, output in model(x).items()}
-
-
-def jacobian(losses: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameter -> [T, *shape], by autograd one loss at a time."""
-    rows = [
-        torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
-        for loss in losses.values()
-    ]
-    return {
-        name: torch.stack([torch.zeros_like(p) if row[i] is None else row[i].to_dense() for row in rows])
-        for i, (name, p) in enumerate(named.items())
-    }
 
 
 def dense_gram(stacks: Mapping[str, Tensor]) -> Tensor:
@@ -248,17 +238,10 @@ def test_bfloat16_autocast(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["equal", "pcgrad", "mgda", "upgrad"])
 def test_a_gradient_scaler_changes_nothing_but_the_scale(name: str) -> None:
-    grads = []
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
-        model = made(torch.float32)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        report = polytask.balancer(name).backward(losses_of(model), model, scaler=scaler)
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        assert not report.skipped
-        grads.append([parameter.grad for parameter in model.parameters()])
-    for plain, scaled in zip(*grads, strict=True):
-        torch.testing.assert_close(scaled, plain)
+    def step(model: Net, scaler: torch.amp.GradScaler | None) -> BackwardReport:
+        return polytask.balancer(name).backward(losses_of(model), model, scaler=scaler)
+
+    check_scaler(lambda: made(torch.float32), step)
 
 
 @pytest.mark.parametrize("name", ["equal", "upgrad"])

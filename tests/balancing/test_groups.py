@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tests.balancing.test_gradients import dense_gram, is_shared, jacobian, losses_of, made
+from tests.balancing.references import jacobian
+from tests.balancing.test_gradients import dense_gram, is_shared, losses_of, made
 
 import polytask
 from polytask.core.rules import find, rule_names

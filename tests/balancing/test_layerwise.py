@@ -1,16 +1,18 @@
 """The engines `layerwise` and `auto` against the dense Jacobian for each kind of module, and the routes they report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from tests.balancing.references import check_scaler, jacobian
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import polytask
 from polytask.balancing import Balancer
 from polytask.balancing.layer_gradients import product_gram
+from polytask.balancing.report import BackwardReport
 from polytask.core.errors import GraphError, NotFinite
 
 TASKS = ["a", "b", "c"]
@@ -132,17 +134,6 @@ def losses_of(model: nn.ModuleDict, x: Tensor, tasks: list[str] = TASKS) -> dict
     return {task: (model[task](hidden) - TASKS.index(task)).square().mean() for task in tasks}
 
 
-def jacobian(losses: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    rows = [
-        torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
-        for loss in losses.values()
-    ]
-    return {
-        name: torch.stack([torch.zeros_like(p) if row[i] is None else row[i].to_dense() for row in rows])
-        for i, (name, p) in enumerate(named.items())
-    }
-
-
 def checked(model: nn.Module, losses: dict[str, Tensor], balancer: Balancer, tolerance: float) -> Any:
     """The report; G and every gradient were those of the dense Jacobian."""
     J = jacobian(losses, {name: p for name, p in model.named_parameters() if p.requires_grad})
@@ -235,19 +226,11 @@ def test_bfloat16_autocast() -> None:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_with_a_gradient_scaler(large: bool) -> None:
-    grads = []
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=3e38 if large else 1024.0)):
-        model = linear()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    def step(model: nn.ModuleDict, scaler: torch.amp.GradScaler | None) -> BackwardReport:
         losses = {task: 9 * loss for task, loss in losses_of(model, numbers(9)()).items()}
-        report = polytask.balancer("upgrad", engine="layerwise").backward(losses, model, scaler=scaler)
-        assert report.skipped == (scaler is not None and large)
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-            assert any(float(found) for found in scaler._found_inf_per_device(optimizer).values()) == large
-        grads.append([parameter.grad for parameter in model.parameters()])
-    for plain, scaled in zip(*grads, strict=True) if not large else []:
-        torch.testing.assert_close(scaled, plain)
+        return polytask.balancer("upgrad", engine="layerwise").backward(losses, model, scaler=scaler)
+
+    check_scaler(linear, step, large=large)
 
 
 @pytest.mark.parametrize("engine", ["exact", "layerwise", "auto"])

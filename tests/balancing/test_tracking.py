@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from tests.balancing.references import jacobian
 from tests.balancing.test_double_sampling import written
-from tests.balancing.test_gradients import TASKS, dense_gram, is_shared, jacobian, losses_of, made
+from tests.balancing.test_gradients import TASKS, dense_gram, is_shared, losses_of, made
 from torch import Tensor, nn
 
 import polytask

@@ -1,6 +1,7 @@
 """What every transform and every merge method owes, checked over the whole registry."""
 
-import numpy as np
+from operator import itemgetter
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from polytask.merging.contract import (
 )
 from polytask.merging.memory import apply, as_rule
 from polytask.testing import check_rule
+from polytask.testing.contract import generators
 from polytask.testing.examples import examples
 
 TASKS = ["a", "b", "c"]
+numpy_and_torch = itemgetter("numpy", "torch")
 # Not: that one task, or equal tasks, keep their direction; a transform may change it.
 OWED = [
     "keeps_shape_and_type",
@@ -54,6 +57,16 @@ def transformed(step: Step, vectors: TaskVectors) -> TaskVectors:
     return TaskVectors(vectors.tasks, {name: torch.stack([row[name] for row in rows]) for name in vectors.names})
 
 
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if find_transform(name).separate])
+def test_a_separate_transform_sees_no_other_task(name: str) -> None:
+    vectors = example((5, 40), (7,), ())
+    together = transformed(use_transform(name), vectors)
+    for row, task in enumerate(TASKS):
+        alone = TaskVectors([task], {key: stack[row : row + 1] for key, stack in vectors.stacks.items()})
+        found = transformed(use_transform(name), alone)
+        assert all(torch.equal(found.stacks[key][0], together.stacks[key][row]) for key in vectors.names)
+
+
 @pytest.mark.parametrize("check", OWED)
 @pytest.mark.parametrize("name", list(METHODS))
 def test_method(name: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +82,10 @@ def test_a_method_moves_no_global_generator_and_a_seed_gives_the_same_bits(name:
     """Python's own generator is left out: beartype draws from it to check lists while tests run."""
     pipeline = find_method(name)()
     vectors = example((30, 40), tasks=pipeline.tasks or 3)
-    before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002 (the global state is what is watched)
+    before = numpy_and_torch(generators())
     depths = {"layer0.weight": 0.5}
     first, again, other = (apply(pipeline, vectors, seed=seed, depths=depths)["layer0.weight"] for seed in (1, 1, 2))
-    after = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    assert torch.equal(before[0], after[0])
-    assert str(before[1]) == str(after[1])
+    assert numpy_and_torch(generators()) == before
     assert torch.equal(first, again)
     assert torch.equal(first, other) != any(step.spec.random for step in pipeline.steps)
 
@@ -103,16 +114,6 @@ class TestTransform:
         back = TaskVectors(TASKS, {key: -stack for key, stack in vectors.stacks.items()})
         forth, back = (transformed(use_transform(name), given) for given in (vectors, back))
         assert all(torch.equal(back.stacks[key], -forth.stacks[key]) for key in vectors.names)
-
-    def test_sees_no_other_task(self, name: str) -> None:
-        if not find_transform(name).separate:
-            pytest.skip("declares that tasks depend on one another")
-        vectors = example((5, 40), (7,), ())
-        together = transformed(use_transform(name), vectors)
-        for row, task in enumerate(TASKS):
-            alone = TaskVectors([task], {key: stack[row : row + 1] for key, stack in vectors.stacks.items()})
-            found = transformed(use_transform(name), alone)
-            assert all(torch.equal(found.stacks[key][0], together.stacks[key][row]) for key in vectors.names)
 
     def test_does_not_depend_on_where_blocks_end(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Blocks are fixed, but a method must not owe its result to their length (sums may differ in the last bits)."""

@@ -1,4 +1,5 @@
 from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -8,6 +9,9 @@ from pydantic import ValidationError
 from polytask.core.errors import BadValue, DataError, MissingInput
 from polytask.tasks.examples import Examples
 from polytask.tasks.mixture import Mixture, MixtureSpec, evaluation_batches
+from polytask.testing.contract import generators
+
+numpy_and_torch = itemgetter("numpy", "torch")
 
 
 def examples(n, source="a"):
@@ -94,10 +98,9 @@ def test_the_seed_decides(spec):
 
 @every_spec
 def test_global_random_states_are_left_alone(spec):
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  the state to be left alone
+    states = numpy_and_torch(generators())
     list(Mixture(SPLITS, spec, 8, seed=3).batches(0))
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert (states[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert states == numpy_and_torch(generators())
 
 
 @every_spec

@@ -1,10 +1,12 @@
 """Tiny recipes and data that the tests of training and studies share, and what two runs are compared by."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
@@ -62,6 +64,30 @@ def job(data: Any = None, **settings: Any) -> Job:
 def train(out: Path, *, data: Any = None, resume: bool = False, listeners: Any = (), **settings: Any) -> dict[str, Any]:
     given = {"data": table() if data is None else data}
     return polytask.train(recipe(**settings), out=out, data=given, resume=resume, listeners=listeners)
+
+
+class Stopped(Exception):
+    """What a run is broken off with."""
+
+
+def train_until(step: int, out: Path, **settings: Any) -> None:
+    """Trains, and breaks off in that step."""
+
+    def stop(event: Mapping[str, Any]) -> None:
+        if event.get("step") == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(out, listeners=[stop], **settings)
+
+
+def assert_resumes(folder: Path, step: int, **settings: Any) -> None:
+    """A run that is broken off in a step and goes on (folder/broken) equals a straight one (folder/straight)."""
+    settings = {"train__checkpoint_every": 1, **settings}
+    train(folder / "straight", **settings)
+    train_until(step, folder / "broken", **settings)
+    train(folder / "broken", resume=True, **settings)
+    assert outcome(folder / "broken") == outcome(folder / "straight")
 
 
 def events(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.training.distributed import CONV, images
-from tests.training.runs import events, job, outcome, recipe, table, train
+from tests.training.runs import assert_resumes, events, job, recipe, table, train
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
@@ -28,23 +28,9 @@ def test_a_run_ends(tmp_path, engine, sharing):
     assert all(len(step["weights"]) == 4 for step in steps)
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_run_equals_a_straight_one(tmp_path, engine):
-    settings = {"train__rule": {"kind": "upgrad", "engine": engine}, "train__checkpoint_every": 1}
-    train(tmp_path / "straight", **settings)
-
-    def stop(event):
-        if event["event"] == "step" and event["step"] == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(tmp_path / "broken", listeners=[stop], **settings)
-    train(tmp_path / "broken", resume=True, **settings)
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    assert_resumes(tmp_path, 3, train__rule={"kind": "upgrad", "engine": engine})
 
 
 def test_nothing_to_share(tmp_path):

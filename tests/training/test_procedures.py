@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.training.runs import events, job, outcome, recipe, table, train, weights
+from tests.training.runs import assert_resumes, events, job, recipe, table, train, weights
 
 import polytask
 from polytask.core.errors import BadValue, Inconsistent, MissingInput, PolytaskError, UnknownName
@@ -20,23 +20,9 @@ RULES: dict[str, Any] = {
 }
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", RULES)
 def test_a_resumed_run_equals_a_straight_one(tmp_path, name):
-    settings = {"train__rule": RULES[name], "train__checkpoint_every": 1, "model__encoder": DROPOUT}
-    train(tmp_path / "straight", **settings)
-
-    def stop(event):
-        if event["event"] == "step" and event["step"] == 4:  # the second step of the second epoch
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(tmp_path / "broken", listeners=[stop], **settings)
-    train(tmp_path / "broken", resume=True, **settings)
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    assert_resumes(tmp_path, 4, train__rule=RULES[name], model__encoder=DROPOUT)  # in the second epoch
     steps = events(tmp_path / "straight", "step")
     assert len(steps) == 6
     assert steps[0]["weights"] != steps[-1]["weights"]
@@ -113,17 +99,7 @@ GENERATED = {"kind": "maxl", "virtual_step": 0.1, "generated": {"task": "topic",
 
 def test_generated_labels_resume_and_stay_out_of_the_model(tmp_path):
     """Three classes divided by two: the head and the generator are in the stage's state, not in the checkpoint."""
-    settings = {"train__rule": GENERATED, "train__checkpoint_every": 1, "model__encoder": DROPOUT}
-    train(tmp_path / "straight", **settings)
-
-    def stop(event):
-        if event["event"] == "step" and event["step"] == 4:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(tmp_path / "broken", listeners=[stop], **settings)
-    train(tmp_path / "broken", resume=True, **settings)
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    assert_resumes(tmp_path, 4, train__rule=GENERATED, model__encoder=DROPOUT)
     train(tmp_path / "plain", model__encoder=DROPOUT)
     assert weights(tmp_path / "straight").keys() == weights(tmp_path / "plain").keys()
     steps = events(tmp_path / "straight", "step")

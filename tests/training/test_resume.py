@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 from tests.checkpoints.test_directory import largest_file
-from tests.training.runs import events, outcome, recipe, table, train
+from tests.training.runs import events, outcome, recipe, table, train, train_until
 
 import polytask
 from polytask.core.errors import CheckpointError
@@ -73,12 +73,10 @@ def test_killed_at_every_write(tmp_path, name, calls):
 
 def test_threads_are_those_of_the_first_part(tmp_path):
     values = {"train__threads": None, "train__checkpoint_every": 1}
-    stop = _Stop(step=4)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(_Stopped):
-            train(tmp_path / "run", listeners=[stop], **values)
+        train_until(4, tmp_path / "run", **values)
         torch.set_num_threads(1)
         seen = []
         train(tmp_path / "run", resume=True, listeners=[lambda event: seen.append(torch.get_num_threads())], **values)
@@ -86,19 +84,6 @@ def test_threads_are_those_of_the_first_part(tmp_path):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-
-
-class _Stopped(Exception):
-    pass
-
-
-class _Stop:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def __call__(self, event) -> None:
-        if event["step"] == self.step:
-            raise _Stopped
 
 
 def test_a_run_that_is_done_is_left_as_it_is(tmp_path):
@@ -125,8 +110,7 @@ def test_only_the_same_recipe_resumes(tmp_path):
 
 
 def test_only_the_same_data_resume(tmp_path):
-    with pytest.raises(_Stopped):
-        train(tmp_path / "run", listeners=[_Stop(5)])
+    train_until(5, tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"the training data have changed since: sources\.data"):
         train(tmp_path / "run", resume=True, data=table(seed=1))
 
@@ -155,8 +139,7 @@ def test_a_recipe_that_cannot_start_leaves_nothing(tmp_path):
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     settings = {"train__checkpoint_every": 1, "train__epochs": 2}
-    with pytest.raises(_Stopped):
-        train(tmp_path / "run", listeners=[_Stop(3)], **settings)
+    train_until(3, tmp_path / "run", **settings)
     kept = (tmp_path / "run" / "last").resolve()
     with (
         largest_file(3000),
@@ -177,8 +160,7 @@ def test_a_full_disk_under_the_event_stream_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, damage):
-    with pytest.raises(_Stopped):
-        train(tmp_path / "run", listeners=[_Stop(5)])
+    train_until(5, tmp_path / "run")
     state = (tmp_path / "run" / "last").resolve() / "state.safetensors"
     content = state.read_bytes()
     state.unlink()

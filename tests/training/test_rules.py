@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.training.runs import events, job, outcome, table, train
+from tests.training.runs import assert_resumes, events, job, table, train
 
 from polytask.core.errors import BadValue, Inconsistent
 from polytask.tasks.examples import Batch
@@ -21,23 +21,9 @@ def test_a_run_ends(tmp_path, rule):
         assert set(step["weights"]) == (set() if rule.startswith("agr") else set(step["losses"]))
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("rule", ["modo", "moco", {"kind": "excess_mtl", "groups": "layer"}])
 def test_a_resumed_run_equals_a_straight_one(tmp_path, rule):
-    settings = {"train__rule": rule, "train__checkpoint_every": 1}
-    train(tmp_path / "straight", **settings)
-
-    def stop(event):
-        if event["event"] == "step" and event["step"] == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(tmp_path / "broken", listeners=[stop], **settings)
-    train(tmp_path / "broken", resume=True, **settings)
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "straight")
+    assert_resumes(tmp_path, 3, train__rule=rule)
 
 
 def test_independent_batches_are_the_step_s_rows_each_once():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from tests.training.runs import events, job, outcome, recipe, table, train, weights
 
 from polytask.core.errors import BadValue, NotFinite
+from polytask.testing.contract import generators
 from polytask.training.devices import Devices
 from polytask.training.spec import RunSpec
 
+numpy_and_torch = itemgetter("numpy", "torch")
 DROPOUT = {"kind": "tabular", "embedding": 2, "hidden_sizes": [8], "dropout": 0.3}
 
 
@@ -58,7 +61,7 @@ def unusual_settings():
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_callers_settings_and_random_state_stay(tmp_path, fails):
     """Python's own generator is watched in test_distribution.py: the checks of annotations here draw from it."""
-    states = (torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist())  # noqa: NPY002 (is watched)
+    states = numpy_and_torch(generators())
 
     def fail(event):
         if fails and event["event"] == "step":
@@ -75,7 +78,7 @@ def test_the_callers_settings_and_random_state_stay(tmp_path, fails):
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
-    assert states == (torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert states == numpy_and_torch(generators())
 
 
 def test_a_run_leaves_no_queue_of_seeds_for_accelerators(tmp_path):
