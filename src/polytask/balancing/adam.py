@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from polytask.core.state import zeros
 
 
 class AdamState(NamedTuple):
@@ -15,9 +16,7 @@ class AdamState(NamedTuple):
     steps: Float[Tensor, "T"]
 
 
-def adam_start(tasks: int) -> AdamState:
-    zeros = torch.zeros(tasks, dtype=torch.float64)
-    return AdamState(zeros, zeros, zeros)
+adam_start = zeros(AdamState)
 
 
 def adam_step(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval, PerTask
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 
 class ConstrainedState(NamedTuple):
@@ -24,17 +25,13 @@ class ConstrainedState(NamedTuple):
     multiplier: Float[Tensor, "T"]
 
 
-def start(tasks: int) -> ConstrainedState:
-    return ConstrainedState(torch.zeros(tasks, dtype=torch.float64))
-
-
 @rule(
     "constrained",
     source="Arrow, Hurwicz and Uzawa 1958; Platt and Barr 1988",
     needs=("losses",),
     scale="sum",
     claims=("permutation", "nonnegative_weights"),
-    init=start,
+    init=zeros(ConstrainedState),
     trials=({"thresholds": 0.5},),
 )
 def constrained(

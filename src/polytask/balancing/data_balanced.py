@@ -10,11 +10,11 @@ Cost        O(T); one backward pass.
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 
 class DataBalancedState(NamedTuple):
@@ -24,18 +24,13 @@ class DataBalancedState(NamedTuple):
     steps: Float[Tensor, "T"]
 
 
-def start(tasks: int) -> DataBalancedState:
-    zeros = torch.zeros(tasks, dtype=torch.float64)
-    return DataBalancedState(zeros, zeros)
-
-
 @rule(
     "data_balanced",
     source="arXiv:2311.02303, data-balanced loss",
     needs=("losses", "counts"),
     scale="mean",
     claims=("permutation", "homogeneous", "nonnegative_weights", "linear_under_scaling"),
-    init=start,
+    init=zeros(DataBalancedState),
 )
 def data_balanced(
     losses: Float[Tensor, "T"], counts: Float[Tensor, "T"], state: DataBalancedState

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval
 from polytask.core.rules import require_at_least, rule
-from polytask.core.tracking import Tracker, times
+from polytask.core.state import zeros
+from polytask.core.tracking import Tracker, moved, times
 
 SMALLEST = 1e-30
 
@@ -28,10 +29,6 @@ class DbMtlState(NamedTuple):
     """Each task's steps so far."""
 
     steps: Float[Tensor, "T"]
-
-
-def start(tasks: int) -> DbMtlState:
-    return DbMtlState(torch.zeros(tasks, dtype=torch.float64))
 
 
 def averaged(
@@ -45,8 +42,7 @@ def averaged(
 ) -> tuple[Float[Tensor, "T *shape"], Float[Tensor, "T *shape"]]:
     require_at_least(losses, 0.0, "its logarithm is taken")
     of_logarithm = times(1 / losses.clamp(min=SMALLEST), stack)
-    memory = of_logarithm + times(beta / (state.steps + 1) ** beta_decay, memory - of_logarithm)
-    return memory.clone(), memory
+    return moved(memory, of_logarithm, 1 - beta / (state.steps + 1) ** beta_decay)
 
 
 @rule(
@@ -55,7 +51,7 @@ def averaged(
     needs=("gram",),
     scale="own",
     claims=("permutation", "nonnegative_weights"),
-    init=start,
+    init=zeros(DbMtlState),
     tracker=Tracker(averaged),
     trials=({"beta_decay": 0.5},),
 )

@@ -4,7 +4,8 @@ Source      Wang, Tsvetkov, Firat and Cao 2021, "Gradient vaccine", arXiv:2010.0
 Departures  none in exact arithmetic. It works on the Gram matrix: a turned gradient is a combination of the tasks'
             gradients, and only its coefficients are kept. Its components are the balancer's `groups`. The paper does
             not say what an undefined cosine means: a zero gradient, and one that was turned to zero, is left alone,
-            and so is its average. The target is at most 1 - 1e-6, since reaching 1 takes an infinite multiple.
+            and so is its average. The target is at most 1 - 1e-6, since reaching 1 takes an infinite multiple. torchjd
+            0.18 draws orders of its own and has beta 0.5; with two tasks, where there is no order, the two agree.
 Cost        O(T^3) time, O(T^2) memory; no copy of the gradients.
 """
 
@@ -19,6 +20,7 @@ from polytask.core.constraints import Interval
 from polytask.core.geometry import unit_gram
 from polytask.core.noise import Noise
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 _HIGHEST = 1 - 1e-6
 _ROUNDING = 1e-14  # of a squared length, relative to that of its terms
@@ -30,17 +32,13 @@ class GradvacState(NamedTuple):
     cosine: Float[Tensor, "T T"]
 
 
-def start(tasks: int) -> GradvacState:
-    return GradvacState(torch.zeros(tasks, tasks, dtype=torch.float64))
-
-
 @rule(
     "gradvac",
     source="arXiv:2010.05874, Algorithm 1",
     needs=("gram",),
     scale="sum",
     claims=("homogeneous", "nonnegative_weights", "linear_under_scaling"),
-    init=start,
+    init=zeros(GradvacState),
     trials=({"beta": 0.5},),
 )
 def gradvac(

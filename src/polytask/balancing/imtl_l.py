@@ -10,13 +10,13 @@ Cost        O(T); one backward pass.
 import math
 from typing import Annotated, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.balancing.adam import AdamState, adam_start, adam_step
+from polytask.balancing.adam import AdamState, adam_step
 from polytask.core.constraints import Interval
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 LARGEST = math.log(1e30)
 
@@ -28,17 +28,13 @@ class ImtlLState(NamedTuple):
     adam: AdamState
 
 
-def start(tasks: int) -> ImtlLState:
-    return ImtlLState(torch.zeros(tasks, dtype=torch.float64), adam_start(tasks))
-
-
 @rule(
     "imtl_l",
     source="Liu et al. 2021 (ICLR), section 3.2",
     needs=("losses",),
     scale="sum",
     claims=("permutation", "nonnegative_weights"),
-    init=start,
+    init=zeros(ImtlLState),
 )
 def imtl_l(
     losses: Float[Tensor, "T"],

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval, TaskName
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 
 class MetaBalanceState(NamedTuple):
@@ -25,17 +26,13 @@ class MetaBalanceState(NamedTuple):
     length: Float[Tensor, "T"]
 
 
-def start(tasks: int) -> MetaBalanceState:
-    return MetaBalanceState(torch.zeros(tasks, dtype=torch.float64))
-
-
 @rule(
     "metabalance",
     source="arXiv:2203.06801",
     needs=("gram",),
     scale="own",
     claims=("homogeneous", "nonnegative_weights", "linear_under_scaling"),
-    init=start,
+    init=zeros(MetaBalanceState),
     trials=({"relax": 1.0},),
 )
 def metabalance(

@@ -23,7 +23,7 @@ from polytask.balancing.modo import start as uniform
 from polytask.core.constraints import Choice, Interval
 from polytask.core.geometry import nearest_in_simplex
 from polytask.core.rules import rule
-from polytask.core.tracking import Tracker, times
+from polytask.core.tracking import Tracker, moved, times
 
 
 class MocoState(NamedTuple):
@@ -50,8 +50,7 @@ def averaged(
 ) -> tuple[Float[Tensor, "T *shape"], Float[Tensor, "T *shape"]]:
     if lengths == "loss":
         stack = times(losses / torch.where(norms > 0, norms, 1.0), stack)
-    memory = memory - times(beta / (state.steps + 1) ** beta_decay, memory - stack)
-    return memory.clone(), memory
+    return moved(memory, stack, beta / (state.steps + 1) ** beta_decay)
 
 
 @rule(

@@ -9,13 +9,13 @@ Cost        O(T); one backward pass.
 
 from typing import Annotated, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.balancing.adam import AdamState, adam_start, adam_step
+from polytask.balancing.adam import AdamState, adam_step
 from polytask.core.constraints import Interval
 from polytask.core.rules import rule
+from polytask.core.state import zeros
 
 
 class UncertaintyState(NamedTuple):
@@ -25,17 +25,13 @@ class UncertaintyState(NamedTuple):
     adam: AdamState
 
 
-def start(tasks: int) -> UncertaintyState:
-    return UncertaintyState(torch.zeros(tasks, dtype=torch.float64), adam_start(tasks))
-
-
 @rule(
     "uncertainty",
     source="arXiv:1705.07115, equation 7",
     needs=("losses",),
     scale="sum",
     claims=("permutation", "nonnegative_weights"),
-    init=start,
+    init=zeros(UncertaintyState),
 )
 def uncertainty(
     losses: Float[Tensor, "T"],

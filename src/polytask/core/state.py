@@ -213,6 +213,19 @@ class Rule:
                 raise NotFinite(f"{where}: the {_SEEN.get(need, 'vector')} of task {present[worst]!r} is not finite")
 
 
+def zeros(kind: type) -> Callable[[int], Any]:
+    """A rule's `init` that gives a state of zeros; for kinds of state whose axes are all tasks."""
+
+    def start(tasks: int) -> Any:
+        values = {}
+        for name, hint in _hints(kind).items():
+            shape = [tasks] * len(_task_axes(hint))
+            values[name] = zeros(hint)(tasks) if hasattr(hint, "_fields") else torch.zeros(shape, dtype=torch.float64)
+        return kind(**values)
+
+    return start
+
+
 def _task_axes(hint: Any) -> list[int]:
     """Axes of a state tensor that run over tasks, from its annotation `Float[Tensor, "T ..."]`."""
     return [axis for axis, name in enumerate(getattr(hint, "dim_str", "").split()) if name == "T"]

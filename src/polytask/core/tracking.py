@@ -34,6 +34,14 @@ class Tracker:
         return [argument.name for argument in arguments if argument.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
+def moved(
+    memory: Float[Tensor, "T *shape"], stack: Float[Tensor, "T *shape"], shares: Float[Tensor, "T"]
+) -> tuple[Float[Tensor, "T *shape"], Float[Tensor, "T *shape"]]:
+    """What a tracker returns that averages: the memory, moved by each task's share of the way to the stack, twice."""
+    memory = memory + times(shares, stack - memory)
+    return memory.clone(), memory
+
+
 def times(factors: Float[Tensor, "T"], stack: Float[Tensor, "T ..."]) -> Float[Tensor, "T ..."]:
     """Each task's row of a stack [T, *shape] times its factor, in the stack's precision."""
     return stack * factors.to(stack).view(-1, *[1] * (stack.dim() - 1))
