@@ -12,13 +12,15 @@ from polytask.core.state import Rule
 
 TOLERANCE = 1e-5
 _DRAWS, _TASKS, _SIZE = 20, 5, 40
+_WITHOUT_ORDER = 2  # tasks with which a rule that meets them in random order has nothing to draw
+_RANDOM_ORDER = ("pcgrad", "gradvac")
 
 # rule -> (its parameters, torchjd's class with its arguments)
 _PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "mean": ({}, "Mean", {}),
     "mgda": ({}, "MGDA", {"epsilon": 1e-12, "max_iters": 20000}),
     "pcgrad": ({}, "PCGrad", {}),
-    "gradvac": ({}, "GradVac", {}),
+    "gradvac": ({"beta": 0.5}, "GradVac", {}),
     "upgrad": ({}, "UPGrad", {}),
     "dualproj": ({}, "DualProj", {}),
     "cagrad": ({"c": 0.5}, "CAGrad", {"c": 0.5}),
@@ -27,14 +29,17 @@ _PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "aligned_mtl": ({}, "AlignedMTL", {}),
     "fairgrad": ({}, "FairGrad", {"alpha": 1.0}),
     "config": ({}, "ConFIG", {}),
-    "krum": ({}, "Krum", {"n_byzantine": 1}),
+    "krum": ({"byzantine": 1}, "Krum", {"n_byzantine": 1}),
     "trimmed_mean": ({}, "TrimmedMean", {"trim_number": 1}),
     "graddrop": ({}, "GradDrop", {}),
 }
 
 
 def compared() -> dict[str, dict[str, Any]]:
-    """Rule -> the largest relative difference of the combined gradients, with the best factor between the two."""
+    """Rule -> the largest relative difference of the combined gradients, with the best factor between the two.
+
+    What is drawn at random differs, as the generators do, so rules that draw an order are compared with two tasks.
+    """
     import torchjd.aggregation as theirs  # ty: ignore[unresolved-import]
 
     found = {}
@@ -48,9 +53,10 @@ def compared() -> dict[str, dict[str, Any]]:
 
 def _difference(name: str, parameters: dict[str, Any], aggregator: Callable[[], Any]) -> dict[str, Any]:
     spec = find(name)
+    tasks = _WITHOUT_ORDER if name in _RANDOM_ORDER else _TASKS
     worst, factors = 0.0, []
     for draw in range(_DRAWS):
-        jacobian = torch.randn(_TASKS, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(draw))
+        jacobian = torch.randn(tasks, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(draw))
         jacobian -= 0.6 * jacobian.mean(0)
         torch.manual_seed(draw)
         their = aggregator()(jacobian)

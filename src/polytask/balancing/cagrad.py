@@ -5,7 +5,9 @@ Source      Liu, Liu, Jin, Stone and Liu 2021, "Conflict-averse gradient descent
 Departures  the inner problem is solved exactly, where the authors' code takes 20 steps of SGD. `rescale` none is
             Algorithm 1; the authors' code divides by 1 + c^2 (its default) or 1 + c. Where several d are best, that is
             at Pareto-stationary points (a zero gradient among them), when leaving every loss as it is is within reach,
-            the nearest to g_0 is taken: its projection onto the directions that conflict with no task.
+            the nearest to g_0 is taken: its projection onto the directions that conflict with no task. torchjd 0.18
+            hands the inner problem to an interior-point solver, whose accuracy leaves it up to 1.1e-4 of its length
+            away on random Jacobians, and returns 0 where the combination of the tasks is shorter than 1e-4.
 Cost        a few solves of size T; where those do not settle, a few bounded quadratic programs.
 """
 

@@ -6,8 +6,9 @@ Source      Gong et al. 2024, arXiv:2410.06741: slopes a_t of the least-squares 
             for tasks whose own loss rises, and between them a divergence factor: the number of slopes so far times
             the last entry of softmax(-tau n m / sum |m|) over the largest slope m of each step, at most 1.
 Departures  the divergence factor looks at the last `history` steps. Until a task has shown two validation losses, and
-            in the first `warmup` steps, the weights are equal. The paper's text was at hand in parts only; the defaults
-            are those of the authors' programme.
+            in the first `warmup` steps, the weights are equal. The defaults are those of the authors' programme, which
+            goes on from there: it takes the softmax of T times these weights, keeps each above 1 / (10 T), and fits the
+            line of the divergence factor to the largest loss of each step. The paper's text was at hand in parts only.
 Cost        O(T) and `history` numbers a task; one backward pass, and one forward pass on the validation batch.
 """
 

