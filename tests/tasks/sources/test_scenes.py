@@ -80,8 +80,8 @@ def test_normals_are_those_of_the_depth() -> None:
 def test_edges_are_where_things_end() -> None:
     things = np.array([[[0, 0, 3], [0, 0, 3]], [[1, 1, 1], [2, 1, 1]]])
     assert edges_of(things).tolist() == [
-        [[False, True, False], [False, True, False]],
-        [[True, False, False], [True, False, False]],
+        [[False, True, True], [False, True, True]],
+        [[True, False, False], [True, True, False]],
     ]
 
 

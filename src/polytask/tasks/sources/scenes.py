@@ -163,10 +163,13 @@ def cylinder(rays: np.ndarray, x: np.ndarray, z: np.ndarray, radius: np.ndarray,
 
 
 def edges_of(thing: np.ndarray) -> np.ndarray:
-    """1 where the pixel to the right or below shows another thing."""
+    """1 where one of the four pixels beside shows another thing."""
     edges = np.zeros(thing.shape, dtype=bool)
-    edges[:, :, :-1] |= thing[:, :, 1:] != thing[:, :, :-1]
-    edges[:, :-1] |= thing[:, 1:] != thing[:, :-1]
+    across, down = thing[:, :, 1:] != thing[:, :, :-1], thing[:, 1:] != thing[:, :-1]
+    edges[:, :, :-1] |= across
+    edges[:, :, 1:] |= across
+    edges[:, :-1] |= down
+    edges[:, 1:] |= down
     return edges
 
 
