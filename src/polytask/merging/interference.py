@@ -8,7 +8,7 @@ from polytask.core import geometry
 from polytask.merging.jobs import TensorJob
 from polytask.merging.outcome import TensorReport
 
-SIGNS = 4  # signs and masks are compared in one block of so many, the first of a tensor always
+SIGNS = 16  # signs and masks are compared in one block of so many, the first of a tensor always
 _LOW, _HIGH = 1e-20, 1e30
 
 

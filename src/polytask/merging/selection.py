@@ -18,6 +18,7 @@ from torch import Tensor
 from polytask.core.statistics import Scope
 
 _BUCKETS = 1 << 15
+_MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits but the sign
 _INFINITE = 0x7F800000  # the bits of infinity
 _SAMPLED = 16  # one block of so many is looked at to find the window
 _REMEMBERED = 1 << 21  # elements of the window that are remembered block by block: 8 MB
@@ -84,15 +85,24 @@ class Largest:
         return state.step != "sample" or block % _SAMPLED == 0
 
     def part(self, stack: Tensor, state: _State) -> Any:
-        bits = (stack if self.of is None else self.of(stack)).flatten(1).float().abs().view(torch.int32)
+        rows = (stack if self.of is None else self.of(stack)).flatten(1).float().numpy().view(np.int32)
+        bits = np.empty(rows.shape[1], dtype=np.int32)
         if state.step in ("sample", "buckets"):
-            return np.stack([torch.bincount(row >> 16, minlength=_BUCKETS).numpy() for row in bits])
-        ranks = [(bits[row].numpy(), *place) for row, place in self._places(state)]
+            found = (np.bitwise_and(row, _MAGNITUDE, out=bits) for row in rows)
+            return np.stack([np.bincount(np.right_shift(row, 16, out=bits), minlength=_BUCKETS) for row in found])
+        above, inside, equal = [], [], []
+        for row, (low, high) in self._places(state):
+            np.bitwise_and(rows[row], _MAGNITUDE, out=bits)
+            if state.step == "ties":
+                equal.append(int(np.count_nonzero(bits == low)))
+                continue
+            bits -= np.int32(low)
+            above.append(np.count_nonzero(bits > high - low))
+            offsets = bits.view(np.uint32)  # what is below the window wraps around to far above
+            inside.append(offsets[offsets <= np.uint32(high - low)])
         if state.step == "ties":
-            return [[int(np.count_nonzero(row == low)) for row, low, _ in ranks]]
-        above = np.array([np.count_nonzero(row > high) for row, _, high in ranks], dtype=np.int64)
-        inside = [_inside(row, low, high) for row, low, high in ranks]
-        return _Window(bits.shape[1], above, [inside], None, sum(map(len, inside)))
+            return [equal]
+        return _Window(bits.shape[0], np.array(above, dtype=np.int64), [inside], None, sum(map(len, inside)))
 
     def add(self, total: Any, part: Any) -> Any:
         if not isinstance(total, _Window):
@@ -172,31 +182,30 @@ class Largest:
         return state._replace(step="known", ties=np.where((taken == ties) & (ties > 0), ALL, taken))
 
 
-def keep_largest(row: Tensor, ranks: Ranks, index: int, rank: int = 0) -> Tensor:
+def keep_largest(row: Tensor, ranks: Ranks, index: int, rank: int = 0, *, out: Tensor | None = None) -> Tensor:
     """The row [n] with zeros instead of what is not among the largest.
 
     Args:    row: values as they were ranked; magnitudes count as float32.
              ranks: what `Largest` measured, for this block.
              index, rank: which row and which of its ranks.
+             out: where the result goes, the row itself perhaps; a new tensor by default.
     """
+    out = torch.empty_like(row) if out is None else out
     if row.dtype != torch.float32:
-        return row * (keep_largest(row.float(), ranks, index, rank) != 0)
+        return torch.mul(row, keep_largest(row.float(), ranks, index, rank) != 0, out=out)
     threshold, ties = float(ranks.threshold[index, rank]), int(ranks.ties[index, rank])
     if ties == 0:
-        return torch.hardshrink(row, threshold)
+        return _cut(row, threshold, out=out)
     if threshold == 0:
-        return row.clone()  # zeros are kept or not, it is the same
-    reached = torch.hardshrink(row, float(np.nextafter(np.float32(threshold), np.float32(-1))))
+        return out.copy_(row)  # zeros are kept or not, it is the same
+    beyond = torch.empty(0, dtype=torch.int64)
     if ties != ALL:
-        beyond = np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:]
-        reached.index_fill_(0, torch.from_numpy(beyond), 0.0)
-    return reached
+        beyond = torch.from_numpy(np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:])
+    _cut(row, float(np.nextafter(np.float32(threshold), np.float32(-1))), out=out)
+    return out.index_fill_(0, beyond, 0.0)
 
 
-def _inside(row: np.ndarray, low: int, high: int) -> np.ndarray:
-    """What lies in the window, less its least bits."""
-    offsets = (row - np.int32(low)).view(np.uint32)  # what is below wraps around to far above
-    return offsets[offsets <= np.uint32(high - low)]
+_cut = torch.ops.aten.hardshrink.out  # values beyond the threshold, 0 else
 
 
 def _histograms(window: _Window) -> list[np.ndarray | None]:

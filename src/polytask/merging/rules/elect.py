@@ -42,26 +42,25 @@ def elect(
     Returns: the combined vector.
     """
     rows = stack.to(torch.promote_types(stack.dtype, torch.float32))
-    factors = (torch.ones(len(rows), dtype=torch.float64) * weights).to(rows).view(-1, *[1] * (rows.dim() - 1))
-    weighted = rows if bool((factors == 1).all()) else rows * factors
-    voting = weighted if elect == "weighted" else rows
-    sign = _sum(voting).sign_()
-    agreeing = (voting * sign).relu_()  # 0 where a value does not agree
-    if voting is weighted:
-        total = _sum(agreeing).mul_(sign)
-        agrees = agreeing.sign_()
-    else:
-        agrees = agreeing.sign_()
-        total = _sum(weighted * agrees)
-    if divide == "none":
-        return total.to(stack.dtype)
-    divisor = _sum(agrees) if divide == "count" else _sum(agrees.mul_(factors.abs()))
-    return total.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny)).to(stack.dtype)
+    factors = (torch.ones(len(rows), dtype=torch.float64) * weights).to(rows).tolist()
+    voting = factors if elect == "weighted" else [1.0] * len(rows)
+    value = torch.empty_like(rows[0])
+    sign = _scaled(rows[0], voting[0], value).clone()
+    for row, factor in zip(rows[1:], voting[1:], strict=True):
+        sign += _scaled(row, factor, value)
+    sign.sign_()
+    total, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    for row, vote, factor in zip(rows, voting, factors, strict=True):
+        torch.mul(_scaled(row, vote, value), sign, out=value).relu_()  # 0 where it does not agree
+        total += value if vote == factor else value * factor
+        if divide != "none":
+            divisor += value.sign_() if divide == "count" else value.sign_().mul_(abs(factor))
+    total.mul_(sign)
+    if divide != "none":
+        total.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny))
+    return total.to(stack.dtype)
 
 
-def _sum(rows: Tensor) -> Tensor:
-    """Row after row, which is faster than a reduction over a short first axis."""
-    total = rows[0].clone()
-    for row in rows[1:]:
-        total += row
-    return total
+def _scaled(row: Tensor, factor: float, out: Tensor) -> Tensor:
+    """factor * row, in `out`; the row itself where the factor is 1."""
+    return row if factor == 1.0 else torch.mul(row, factor, out=out)

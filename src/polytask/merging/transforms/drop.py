@@ -37,7 +37,8 @@ def drop(
     densities = (torch.ones(len(stack), dtype=torch.float64) * density).tolist()
     for row, source, kept in zip(stack, noise, densities, strict=True):
         if kept < 1:
-            row.mul_(torch.from_numpy(source.bits(len(row)) < np.uint32(round(kept * 2**32))))
+            values = row.numpy()
+            np.multiply(values, source.bits(len(row)) < np.uint32(round(kept * 2**32)), out=values)
         if rescale == "density":
             row.div_(kept)
     return stack

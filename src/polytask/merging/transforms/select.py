@@ -21,8 +21,15 @@ from polytask.merging.selection import Largest, Ranks, keep_largest
 
 
 def _variances(stack: Float[Tensor, "T n"]) -> Float[Tensor, "1 n"]:
-    values = stack.float()
-    return (values - values.mean(0)).square().mean(0, keepdim=True)
+    rows = stack.float()
+    mean = rows[0].clone()
+    for row in rows[1:]:
+        mean += row
+    mean /= len(rows)
+    total, apart = torch.zeros_like(mean), torch.empty_like(mean)
+    for row in rows:
+        total += torch.sub(row, mean, out=apart).square_()
+    return total.div_(len(rows))[None]
 
 
 def _most_varied(density: float, scope: Scope) -> Largest | None:
@@ -48,4 +55,5 @@ def select(
     if measured is None or len(stack) == 1:
         return stack
     varied = _variances(stack)[0]
-    return stack.mul_(keep_largest(varied, measured, 0) > 0)
+    kept = keep_largest(varied, measured, 0, out=varied).sign_()
+    return stack.mul_(kept)

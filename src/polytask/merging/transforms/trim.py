@@ -10,7 +10,6 @@ Cost        one pass over what is ranked and a sixteenth of one, or two (see `me
 
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,7 +33,7 @@ def trim(
 ) -> Float[Tensor, "T n"]:
     """The largest elements of each row, zero elsewhere.
 
-    Args:    stack: the task vectors' block.
+    Args:    stack: the task vectors' block; overwritten.
              measured: where the largest end; None where all are kept.
              density: by task, the fraction that is kept.
              scope: within what elements are ranked: the whole model (the paper's), a layer or a tensor.
@@ -42,4 +41,6 @@ def trim(
     """
     if measured is None:
         return stack
-    return torch.stack([keep_largest(row, measured, index) for index, row in enumerate(stack)])
+    for index, row in enumerate(stack):
+        keep_largest(row, measured, index, out=row)
+    return stack

@@ -40,7 +40,7 @@ def two_sided(
 ) -> Float[Tensor, "T n"]:
     """The elements of middle magnitude, zero elsewhere.
 
-    Args:    stack: the task vectors' block.
+    Args:    stack: the task vectors' block; overwritten.
              measured: where both ends are; None where all are kept.
              density: by task, the fraction that is kept.
              outliers: by task, the fraction of the largest that is not; density + outliers is at most 1.
@@ -49,5 +49,8 @@ def two_sided(
     """
     if measured is None:
         return stack
-    kept = [keep_largest(row, measured, i, 1).sub_(keep_largest(row, measured, i, 0)) for i, row in enumerate(stack)]
-    return torch.stack(kept)
+    outliers = torch.empty_like(stack[0])
+    for index, row in enumerate(stack):
+        keep_largest(row, measured, index, 0, out=outliers)
+        keep_largest(row, measured, index, 1, out=row).sub_(outliers)
+    return stack
