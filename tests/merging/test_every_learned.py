@@ -1,22 +1,24 @@
 """What every merge that reads data does alike, whatever it learns."""
 
 import inspect
+import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import polytask
 from merging.learned_problem import TASKS, Problem
 from polytask.core.errors import BadValue, MissingInput, NotFinite, PolytaskError, UnknownName
 from polytask.core.names import LEARNED
 from polytask.merging.learning import Learned, find_learned, learn
 from polytask.merging.samples import samples
-from polytask.merging.vectors import Vectors
 
 QUICK = {"steps": 3, "batches": 2}
 """Few steps where a method has some: what is checked here holds after any number."""
@@ -124,18 +126,28 @@ def test_bad_parameters_are_refused(name: str, problem: Problem) -> None:
 
 
 @every
-def test_numbers_and_masks_survive_a_plan(name: str, problem: Problem) -> None:
-    """Through YAML and back the same coefficients for every tensor."""
-    found, merged = run(name, problem)
-    if found.merged:
-        assert set(found.merged) <= set(merged)
-        return
-    plain = yaml.safe_load(
-        yaml.safe_dump({t: v if isinstance(v, float) else dict(v) for t, v in found.coefficients.items()})
-    )
-    again = Learned(plain, found.masks)
-    vectors = Vectors(problem.models, problem.base)
-    assert all(torch.equal(again.tensor(vectors, key), merged[key]) for key in merged)
+def test_what_was_learned_merges_again_without_data(name: str, problem: Problem, tmp_path: Path) -> None:
+    """On directories: the output is what `learn` gives, and the plan that it writes gives the same bytes again."""
+    for key, tensors in {"base": problem.base, **problem.models}.items():
+        (tmp_path / key).mkdir()
+        save_file(tensors, tmp_path / key / "model.safetensors")
+    folder = str(tmp_path)
+    plan = {
+        "base": f"{folder}/base",
+        "tasks": {task: f"{folder}/{task}" for task in TASKS},
+        "rule": {"kind": name, "parameters": quick(name)},
+        "parent": "accept",
+    }
+    found = polytask.merge(plan, out=tmp_path / "out", samples=problem.samples())
+    learned, merged = run(name, problem)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for key, value in merged.items():
+        torch.testing.assert_close(written[key], value, rtol=1e-6, atol=1e-6)
+    assert found["learned"]["coefficients"] == json.loads(json.dumps(learned.coefficients))
+    if not learned.merged:
+        polytask.merge(tmp_path / "out" / "plan.yaml", out=tmp_path / "again")
+        again = load_file(tmp_path / "again" / "model.safetensors")
+        assert all(torch.equal(again[key], written[key]) for key in written)
 
 
 @every

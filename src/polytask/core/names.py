@@ -108,4 +108,6 @@ LEARNED: dict[str, str] = {
     "divmerge": "polytask.merging.learned.divmerge:divmerge",
     "fisher": "polytask.merging.learned.fisher:fisher",
     "regmean": "polytask.merging.learned.regmean:regmean",
+    "concrete": "polytask.merging.learned.concrete:concrete_subspace",
+    "graft": "polytask.merging.learned.graft:graft",
 }

@@ -20,6 +20,7 @@ from polytask.merging.layers import depths, layer_of, renumbered
 from polytask.merging.pipelines import Pipelines, patterns_of
 from polytask.merging.plan import MergePlan
 from polytask.merging.vocabulary import of_one_size
+from polytask.merging.weights.interface import Weights
 from polytask.merging.weights.largest import LargestWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -61,7 +62,7 @@ def assemble(plan: MergePlan, inputs: Inputs) -> Assembly:
         raise Inconsistent("plan: the models have no tensors")
     names = [candidate.name for candidate in found]
     _check_patterns(plan, names)
-    _check_masks(inputs, names)
+    _check_beside(inputs, names)
     alignment = align(plan, inputs)
     assembler = _Assembler(plan, inputs, pipelines, _depths(plan, found), alignment)
     for candidate in found:
@@ -97,6 +98,10 @@ class _Assembler:
         ]
 
     def add(self, candidate: Candidate) -> None:
+        values = self._inputs.values
+        if values is not None and candidate.name in values.names():
+            self._take(candidate, "values", _of_shape(values, candidate, "value"), "taken over from the plan's values")
+            return
         kept = next((kept for kept in self._plan.keep if fnmatchcase(candidate.name, kept.pattern)), None)
         if kept is not None:
             self._keep(candidate, kept.take)
@@ -222,26 +227,23 @@ class _Assembler:
         depth = self._depths.get(_depth_key(candidate))
         pipeline = self._pipelines.at(candidate.name, depth, tasks, candidate.part)
         sources = {task: candidate.sources[task] for task in tasks}
-        masks = self._masks(candidate, tasks)
         base = candidate.base if pipeline.of != "models" else None
         spec = pipeline.rule.spec
         if isinstance(spec, RuleSpec):
             spec.check_number(len(tasks) + (pipeline.of == "base and models" and base is not None))
-        self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth, masks)
+        self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth)
+        self.jobs[-1] = self._masked(candidate, self.jobs[-1])
 
-    def _masks(self, candidate: Candidate, tasks: Sequence[str]) -> dict[str, Source]:
-        """Of those tasks whose mask has this tensor."""
-        found: dict[str, Source] = {}
-        for task in tasks:
-            masks = self._inputs.masks.get(task)
-            if masks is None or candidate.name not in masks.names():
-                continue
-            shape, wanted = masks.shape(candidate.name), _same_shape(candidate)
-            if shape != wanted:
-                where = masks.where(candidate.name)
-                raise BadValue(f"the shape of the mask {candidate.name!r}", shape, f"{wanted}, as the tensor", where)
-            found[task] = Source(masks, candidate.name)
-        return found
+    def _masked(self, candidate: Candidate, job: TensorJob) -> TensorJob:
+        """The job with those masks that have its tensor."""
+        masks = {
+            task: _of_shape(self._inputs.masks[task], candidate, "mask")
+            for task in job.inputs
+            if task in self._inputs.masks and job.name in self._inputs.masks[task].names()
+        }
+        whole = self._inputs.mask
+        mask = None if whole is None or job.name not in whole.names() else _of_shape(whole, candidate, "mask")
+        return replace(job, masks=masks, mask=mask)
 
     def _output_dtype(self, candidate: Candidate) -> torch.dtype:
         if self._plan.dtype is not None:
@@ -273,11 +275,9 @@ class _Assembler:
         base: Source | None,
         pipeline: Pipeline | Take,
         depth: float | None = None,
-        masks: Mapping[str, Source] | None = None,
     ) -> None:
-        layer = layer_of(candidate.name)
         self.jobs.append(
-            TensorJob(candidate.name, shape, dtype, dict(sources), pipeline, base, layer, depth, masks or {})
+            TensorJob(candidate.name, shape, dtype, dict(sources), pipeline, base, layer_of(candidate.name), depth)
         )
 
     def _leave(self, candidate: Candidate, why: str) -> None:
@@ -299,12 +299,23 @@ def _check_patterns(plan: MergePlan, names: Sequence[str]) -> None:
             raise UnknownName("tensor that fits the pattern", pattern, names, f"plan.{place.removeprefix('plan.')}")
 
 
-def _check_masks(inputs: Inputs, names: Sequence[str]) -> None:
+def _of_shape(weights: Weights, candidate: Candidate, what: str) -> Source:
+    """A tensor of a file beside the models; BadValue if it has another shape than theirs."""
+    shape, wanted = weights.shape(candidate.name), _same_shape(candidate)
+    if shape != wanted:
+        where = weights.where(candidate.name)
+        raise BadValue(f"the shape of the {what} {candidate.name!r}", shape, f"{wanted}, as the tensor", where)
+    return Source(weights, candidate.name)
+
+
+def _check_beside(inputs: Inputs, names: Sequence[str]) -> None:
+    """Every tensor of a mask, or of the plan's values, is one of the models'."""
     known = dict.fromkeys(names)
-    for masks in inputs.masks.values():
-        for name in masks.names():
-            if name not in known:
-                raise UnknownName("tensor of the mask", name, names, masks.where(name))
+    for what, files in (("mask", [*inputs.masks.values(), inputs.mask]), ("plan's values", [inputs.values])):
+        for weights in (file for file in files if file is not None):
+            for name in weights.names():
+                if name not in known:
+                    raise UnknownName(f"tensor of the {what}", name, names, weights.where(name))
 
 
 def _depths(plan: MergePlan, found: Sequence[Candidate]) -> dict[str, float]:

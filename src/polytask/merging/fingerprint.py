@@ -36,6 +36,7 @@ def fingerprint_of(shards: Sequence[Shard], seed: int, measure: bool) -> str:
                     [[task, source(of)] for task, of in job.inputs.items()],
                     source(job.base),
                     [[task, source(of)] for task, of in job.masks.items()],
+                    source(job.mask),
                     _pipeline(job.pipeline) if isinstance(job.pipeline, Pipeline) else repr(job.pipeline),
                 ]
                 for job in shard.jobs

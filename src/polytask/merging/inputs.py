@@ -16,11 +16,19 @@ from polytask.merging.weights.safetensors import open_safetensors
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened base and tasks, in the plan's order; and the masks of those tasks that have one."""
+    """The opened base and tasks, in the plan's order.
+
+    Attributes:
+        masks: of those tasks that have one.
+        mask: of what the rule gives.
+        values: tensors that are taken over.
+    """
 
     base: Opened | None
     tasks: dict[str, Opened]
     masks: Mapping[str, Weights] = field(default_factory=dict)
+    mask: Weights | None = None
+    values: Weights | None = None
 
     @property
     def named(self) -> dict[str, Opened]:
@@ -34,7 +42,8 @@ class Inputs:
         return name, self.named[name]
 
     def close(self) -> None:
-        for weights in [*(model.weights for model in self.named.values()), *self.masks.values()]:
+        beside = [weights for weights in (*self.masks.values(), self.mask, self.values) if weights is not None]
+        for weights in [*(model.weights for model in self.named.values()), *beside]:
             weights.close()
 
 
@@ -43,7 +52,11 @@ def open_inputs(plan: MergePlan, places: Sequence[Path] = (), *, offline: bool =
     base = None if plan.base is None else open_model(plan.base, places, offline=offline)
     tasks = {task: open_model(given.model, places, base=base, offline=offline) for task, given in plan.tasks.items()}
     given = {task: each.mask for task, each in plan.tasks.items() if each.mask is not None}
-    return Inputs(base, tasks, {task: open_safetensors(found_path(mask, places)) for task, mask in given.items()})
+    masks = {task: open_safetensors(found_path(mask, places)) for task, mask in given.items()}
+    mask, values = (
+        None if file is None else open_safetensors(found_path(file, places)) for file in (plan.mask, plan.values)
+    )
+    return Inputs(base, tasks, masks, mask, values)
 
 
 @dataclass(frozen=True)

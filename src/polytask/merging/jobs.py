@@ -43,6 +43,7 @@ class TensorJob:
         group: the layer, for what is measured over layers; "" is a layer too.
         depth: place in the model from 0 to 1, for what depends on it; None for what is in no layer.
         masks: task -> numbers that multiply what fine-tuning changed, element by element.
+        mask: numbers that multiply what the rule gives.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TensorJob:
     group: str = ""
     depth: float | None = None
     masks: Mapping[str, Source] = field(default_factory=dict)
+    mask: Source | None = None
 
     @property
     def elements(self) -> int:

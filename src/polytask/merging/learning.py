@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from polytask.core.catalogue import Catalogue
@@ -34,18 +35,26 @@ _learned = Catalogue("learned merge", LEARNED)
 
 @dataclass(frozen=True)
 class Learned:
-    """What a method has learned: the merged tensor is base + sum_t coefficients[t] * masks[t] * (model_t - base).
+    """What a method has learned: a merged tensor is base + mask * sum_t coefficients[t] * masks[t] * (model_t - base).
 
     Attributes:
         coefficients: task -> a number, or tensor -> number; a task or tensor that is not named has 1.
         masks: task -> tensor -> a number an element; a task or tensor that is not named has ones.
+        mask: the same for all tasks.
+        rule: another data-free merge in the place of the sum, as a plan has it, {kind: ties, density: 0.2}.
+        by_rule: tensor -> what that rule makes of it; there where there is a `rule`.
         merged: tensor -> its merged value, for a method that gives the values themselves.
+        private: task -> tensor -> value of tensors that are not merged: of the task's head, or a layer of its own.
         facts: what the card says beside: the objective's first and last value, ...
     """
 
     coefficients: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     masks: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    mask: Mapping[str, Tensor] = field(default_factory=dict)
+    rule: Mapping[str, Any] | None = None
+    by_rule: Mapping[str, Tensor] = field(default_factory=dict)
     merged: Mapping[str, Tensor] = field(default_factory=dict)
+    private: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def coefficient(self, task: str, name: str) -> float:
@@ -56,14 +65,15 @@ class Learned:
         """The merged tensor."""
         if name in self.merged:
             return self.merged[name]
-        total = vectors.base(name).clone()
-        for task in vectors.tasks:
+        base = vectors.base(name)
+        total = torch.zeros_like(base) if self.rule is None else self.by_rule[name] - base
+        for task in vectors.tasks if self.rule is None else ():
             if vectors.has(task, name):
                 row = vectors.row(task, name)
                 mask = self.masks.get(task, {}).get(name)
                 row = row if mask is None else row * mask.to(row)
                 total.add_(row, alpha=self.coefficient(task, name))
-        return total
+        return base + (total * self.mask[name].to(total) if name in self.mask else total)
 
 
 @dataclass(frozen=True)

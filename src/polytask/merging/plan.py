@@ -183,6 +183,8 @@ class MergePlan(Strict):
         tasks: name -> model, in order.
         rule: how they are combined.
         data: what a learned merge reads; null for every other rule.
+        mask: a safetensors file of numbers by which what the rule gives is multiplied, element by element.
+        values: a safetensors file of tensors that the output takes over as they are.
         transforms: what is done to each task vector before, in order.
         dtype: of the output; null keeps each tensor's type in the base (the first task, without a base).
         keep: tensors that are not merged.
@@ -210,6 +212,8 @@ class MergePlan(Strict):
     tasks: dict[str, Annotated[TaskInput, BeforeValidator(_reference)]] = Field(min_length=1)
     rule: Annotated[RuleChoice, BeforeValidator(_kind)]
     data: MergeData | None = None
+    mask: str | None = None
+    values: str | None = None
     transforms: tuple[Annotated[TransformChoice, BeforeValidator(_kind)], ...] = ()
     dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     keep: tuple[KeptTensors, ...] = ()

@@ -84,7 +84,7 @@ def rows_of(job: TensorJob, say_read: Callable[[int, int], None]) -> Rows:
     if of == "base and models" and base is not None:
         tasks, sources = [BASE, *tasks], [base, *sources]
     subtracts = of in ("deltas", "either") and base is not None
-    if job.masks and not subtracts:
+    if (job.masks or job.mask) and not subtracts:
         raise MissingInput(
             f"tensor {job.name!r}: a mask is of what fine-tuning changed; rule {spec.name!r} sees models"
         )

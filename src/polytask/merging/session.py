@@ -86,6 +86,16 @@ class MergeSession:
         """Of the predictions, the mean over rows and over the task's heads; BadValue for a head of numbers."""
         return torch.stack([entropy(own, self.labelled(task, head, own)) for head, own in outputs.items()]).mean()
 
+    def trainable(self) -> list[str]:
+        """Those of the merged tensors that are parameters of the models; statistics and counters are not."""
+        found = {name for task in self.tasks for name, _ in self.samples.module(task).named_parameters()}
+        return [name for name in self.vectors.names if name in found]
+
+    def private(self, task: str) -> dict[str, Tensor]:
+        """Parameters of the task's model that are not merged, such as its head; the model's own tensors."""
+        named = self.samples.module(task).named_parameters()
+        return {name: value.detach() for name, value in named if name not in self.vectors.names}
+
     def kind(self, task: str, head: str, outputs: Tensor) -> Outputs:
         """What a head's outputs are: classes, labels or values."""
         return self.samples.kind(task, head, outputs)

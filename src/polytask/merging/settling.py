@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from torch import Tensor
+
 from polytask.checkpoints.tensors import tensor_bytes
 from polytask.core.errors import BadValue, MissingInput
 from polytask.merging.assembly import Assembly, assemble
@@ -40,9 +42,10 @@ def learned_of(plan: MergePlan) -> LearnedSpec | None:
         return None
     spec = find_learned(plan.rule.kind)
     spec.checked(plan.rule.parameters)
-    for key in ("transforms", "slices"):
+    for key in ("transforms", "slices", "mask", "values"):
         if getattr(plan, key):
-            raise BadValue(f"plan.{key}", f"{len(getattr(plan, key))} of them", f"none beside rule {spec.name!r}")
+            found = getattr(plan, key) if isinstance(getattr(plan, key), str) else f"{len(getattr(plan, key))} of them"
+            raise BadValue(f"plan.{key}", found, f"none beside rule {spec.name!r}")
     for task, given in plan.tasks.items():
         for key in ("parameters", "mask"):
             if getattr(given, key):
@@ -94,7 +97,13 @@ class Learning:
             },
             **found.facts,
         }
-        return Settled(_plan_of(self.plan, found), found, about)
+        values = self._placed(found)
+        return Settled(_plan_of(self.plan, found, values), found, values, about)
+
+    def _placed(self, found: Learned) -> dict[str, Tensor]:
+        """Tensors of one task that the output takes over from that task's model."""
+        owners = {job.name: next(iter(job.inputs)) for job in self.assembly.jobs if isinstance(job.pipeline, Take)}
+        return {n: value for task, own in found.private.items() for n, value in own.items() if owners.get(n) == task}
 
     def _session(self, say: Callable[[int, int], None]) -> MergeSession:
         jobs = self.assembly.merged
@@ -115,27 +124,34 @@ class Settled:
     Attributes:
         plan: of numbers; where the method gave merged values, the plan as it was.
         learned: by the method.
+        values: of tensors that are not merged and have a place in the output.
         about: for the card.
     """
 
     plan: MergePlan
     learned: Learned
+    values: dict[str, Tensor]
     about: dict[str, Any]
 
     def files(self) -> dict[str, bytes]:
-        """The masks, beside the plan that names them; equal ones are one file."""
-        found: dict[str, bytes] = {}
-        for task, mask in self.learned.masks.items():
-            found.setdefault(self.plan.tasks[task].mask or "", tensor_bytes(mask))
-        return found
+        """Masks and values, beside the plan that names them, and a task's tensors that the model has no place for."""
+        learned = self.learned
+        named = {self.plan.tasks[task].mask: mask for task, mask in learned.masks.items()}
+        named |= {self.plan.mask: learned.mask, self.plan.values: self.values}
+        for task, own in learned.private.items():
+            named[f"private/{quote(task, safe='')}.safetensors"] = {
+                n: v for n, v in own.items() if n not in self.values
+            }
+        return {file: tensor_bytes(tensors) for file, tensors in named.items() if file is not None and tensors}
 
     def assembled(self, inputs: Inputs, provisional: Assembly) -> Assembly:
         """What is written: the plan's numbers and masks, or the merged values that the method gave."""
         merged = self.learned.merged
         if not merged:
-            known = {id(mask): MemoryWeights(mask, "learned mask") for mask in self.learned.masks.values()}
-            masks = {task: known[id(mask)] for task, mask in self.learned.masks.items()}
-            return assemble(self.plan, replace(inputs, masks=masks))
+            masks = {task: MemoryWeights(mask, "learned mask") for task, mask in self.learned.masks.items()}
+            mask = MemoryWeights(self.learned.mask, "learned mask") if self.learned.mask else None
+            values = MemoryWeights(self.values, "learned values") if self.values else None
+            return assemble(self.plan, replace(inputs, masks=masks, mask=mask, values=values))
         weights = MemoryWeights(merged, f"values of {self.about['rule']}")
         jobs = [
             replace(job, pipeline=Take(), base=None, inputs={"merged": Source(weights, job.name)})
@@ -167,15 +183,19 @@ def data_of(plan: MergePlan) -> MergeData:
     return plan.data or MergeData()
 
 
-def _plan_of(plan: MergePlan, found: Learned) -> MergePlan:
+def _plan_of(plan: MergePlan, found: Learned, values: Mapping[str, Tensor]) -> MergePlan:
     if found.merged:
         return plan
     weights = {task: _value(number) for task, number in found.coefficients.items()}
     rule = RuleChoice(kind="task_arithmetic", parameters={"weights": weights} if weights else {})
-    shared = len({id(mask) for mask in found.masks.values()}) == 1
-    files = {task: f"masks/{'shared' if shared else quote(task, safe='')}.safetensors" for task in found.masks}
+    if found.rule is not None:
+        parameters = {key: value for key, value in found.rule.items() if key != "kind"}
+        rule = RuleChoice(kind=found.rule["kind"], parameters=parameters)
+    files = {task: f"masks/{quote(task, safe='')}.safetensors" for task in found.masks}
     tasks = {task: given.model_copy(update={"mask": files.get(task)}) for task, given in plan.tasks.items()}
-    return plan.model_copy(update={"rule": rule, "tasks": tasks, "data": None})
+    mask = "masks/all.safetensors" if found.mask else None
+    beside = {"mask": mask, "values": "values.safetensors" if values else None}
+    return plan.model_copy(update={"rule": rule, "tasks": tasks, "data": None, **beside})
 
 
 def _value(number: float | Mapping[str, float]) -> Any:

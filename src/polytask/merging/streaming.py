@@ -141,7 +141,7 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
         values = piece.through(values, base, block, 0, last)
         if seen is not None and last:
             seen.see_kept(values, block)
-        combined = piece.through(values, base, block, last, last + 1)
+        combined = _masked(work.job, start, piece.through(values, base, block, last, last + 1))
         _write(run, work, start, combined, base)
         if seen is not None:
             seen.merged = float(combined @ combined)
@@ -161,7 +161,7 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
         del values
         for block, (start, stop) in enumerate(piece.cuts):
             rows, below = piece.read(start, stop, False)
-            part = combined[start:stop]
+            part = _masked(work.job, start, combined[start:stop])
             _write(run, work, start, part, below)
             if run.measure:
                 seen = Sums.of_rows(rows, below, block)
@@ -170,6 +170,13 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
                 seen.merged = float(part @ part)
                 total = seen if total is None else total.add(seen)
     return total
+
+
+def _masked(job: TensorJob, start: int, combined: Tensor) -> Tensor:
+    """What the rule gave, times the plan's mask."""
+    if job.mask is None:
+        return combined
+    return combined * job.mask.weights.read(job.mask.name, start, start + len(combined))
 
 
 def _write(run: Run, work: Work, start: int, combined: Tensor, base: Tensor | None) -> None:

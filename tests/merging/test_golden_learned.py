@@ -1,0 +1,118 @@
+"""Each learned merge on a model of two parameters, where its first step or its optimum is worked out by hand.
+
+The model is z = w . x. The base is w0, task a's fine-tune changed the first number, task b's the second.
+"""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polytask.merging import samples
+from polytask.merging.learning import Learned, learn
+from polytask.merging.masking import concrete, of_unit_mean
+from polytask.merging.samples import MemorySamples
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w
+
+
+def models(base: tuple[float, float], a: float, b: float) -> dict[str, Any]:
+    """`learn`'s models and base, from what fine-tuning changed."""
+    w0 = torch.tensor(base)
+    return {
+        "base": {"w": w0},
+        "models": {"a": {"w": w0 + torch.tensor([a, 0.0])}, "b": {"w": w0 + torch.tensor([0.0, b])}},
+    }
+
+
+def rows(a: list[list[float]], b: list[list[float]], **options: Any) -> MemorySamples:
+    return samples(Line(), {"a": [torch.tensor(a)], "b": [torch.tensor(b)]}, **options)
+
+
+def coefficients(name: str, given: dict[str, Any], data: MemorySamples, **parameters: Any) -> tuple[float, float]:
+    found, _ = learn(name, given["models"], data, base=given["base"], **parameters)
+    assert isinstance(found, Learned)
+    return found.coefficient("a", "w"), found.coefficient("b", "w")
+
+
+def test_adamerging_steps_away_from_even_odds() -> None:
+    """The entropy of sigmoid(z) has the slope -z p (1 - p). Task a: z = -2 + 0.3, a larger coefficient brings z nearer
+    to 0, so it falls; task b: z = 0.3, it grows. Adam's first step is the learning rate, whatever the slope's size."""
+    found = coefficients(
+        "adamerging", models((-2.0, 0.0), 1.0, 1.0), rows([[1.0, 0.0]], [[0.0, 1.0]]), steps=1, learning_rate=0.01
+    )
+    assert found == pytest.approx((0.3 - 0.01, 0.3 + 0.01), abs=1e-6)
+
+
+def squared(task: str, outputs: Tensor, batch: Tensor) -> Tensor:
+    """Both tasks want w = (1.2, 1.2)."""
+    return (outputs - batch @ torch.tensor([1.2, 1.2])).square().mean()
+
+
+def test_atlas_finds_the_least_squares() -> None:
+    """w = (2 ca, 4 cb) and the loss wants (1.2, 1.2): ca = 0.6, cb = 0.3."""
+    data = rows([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]], loss=squared)
+    found = coefficients("atlas", models((0.0, 0.0), 2.0, 4.0), data, steps=600, learning_rate=0.01)
+    assert found == pytest.approx((0.6, 0.3), abs=1e-3)
+
+
+def test_self_positioning_finds_the_place_between_the_task_vectors() -> None:
+    """w = length (2 s, 4 (1 - s)) and the loss wants (1.2, 1.2): length s = 0.6, length (1 - s) = 0.3."""
+    data = rows([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]], loss=squared)
+    found = coefficients("self_positioning", models((0.0, 0.0), 2.0, 4.0), data, steps=300, learning_rate=0.05)
+    assert found == pytest.approx((0.6, 0.3), abs=1e-3)
+
+
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "kullback_leibler"])
+def test_divmerge_gives_each_expert_back_where_they_do_not_meet(divergence: str) -> None:
+    """Each task's inputs see its own number only, so the merged model predicts as the expert does at coefficient 1."""
+    given = models((0.5, -0.5), 1.0, -2.0)
+    data = rows([[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]])
+    found = coefficients("divmerge", given, data, divergence=divergence, steps=800, learning_rate=0.02)
+    assert found == pytest.approx((1.0, 1.0), abs=0.01)
+
+
+def test_a_concrete_mask_at_a_given_draw() -> None:
+    """sigmoid((x + log(u / (1 - u))) / t): with x = 0, u = 3/4 and t = 1/2 it is sigmoid(2 log 3) = 9 / 10."""
+    noise = torch.tensor([math.log(3.0)], dtype=torch.float64)
+    assert float(concrete(torch.zeros(1, dtype=torch.float64), 0.5, noise)) == pytest.approx(0.9)
+    assert of_unit_mean(torch.tensor([0.5, 1.0, 0.0])).tolist() == [1.0, 2.0, 0.0]
+    assert of_unit_mean(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
+def test_concrete_masks_out_what_makes_predictions_less_certain() -> None:
+    """One tensor, one mask: the first number is drawn towards 0 by its task vector (z = -2 + 1.7), the second away from
+    0. Less of the first and more of the second are more certain, and the mask's mean stays 1."""
+    given = models((-2.0, 0.0), 1.7, 1.7)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    found, merged = learn(
+        "concrete", given["models"], data, base=given["base"], around="task_arithmetic", steps=60, learning_rate=0.1
+    )
+    mask = found.mask["w"]
+    assert float(mask.mean()) == pytest.approx(1.0, abs=1e-5)
+    assert float(mask[0]) < 0.5 < 1.5 < float(mask[1])
+    expected = torch.tensor([-2.0, 0.0]) + mask * 1.7
+    torch.testing.assert_close(merged["w"], expected)
+
+
+def test_a_graft_finds_the_element_that_matters() -> None:
+    """Task a's fine-tune moved the second number most, but its rows see the first one only: of one element in two the
+    first is kept, though the mask starts at the second. Task b's rows see the second, which is kept."""
+    w0 = torch.zeros(2)
+    fine = {"a": {"w": torch.tensor([1.0, 3.0])}, "b": {"w": torch.tensor([1.0, 3.0])}}
+    wanted = {"a": 1.0, "b": 3.0}
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]], loss=lambda task, outputs, batch: (outputs - wanted[task]).square().mean())
+    found, merged = learn("graft", fine, data, base={"w": w0}, density=0.5, start=-2.0, steps=200, learning_rate=2.0)
+    assert found.masks["a"]["w"].tolist() == [True, False]
+    assert found.masks["b"]["w"].tolist() == [False, True]
+    assert found.facts["turned_over"] == {"a": 1, "b": 0}
+    assert merged["w"].tolist() == [1.0, 3.0]
