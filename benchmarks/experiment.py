@@ -47,6 +47,7 @@ class Experiment(Strict):
         "merging",
         "balancing",
         "expert_merges",
+        "school_boosting",
     ] = COMPARE
     title: str
     about: str

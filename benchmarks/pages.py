@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import architecture_words, merging_words, results, rules_table, toy, toy_words, words
+from benchmarks import architecture_words, merging_words, results, rules_table, school_words, toy, toy_words, words
 from benchmarks.balancing import page as balancing_page
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 from benchmarks.expert_merges import page as expert_merges_page
@@ -42,6 +42,7 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "toy": toy_words.blocks,
     "architecture_cost": architecture_words.blocks,
     "merging": merging_words.blocks,
+    "school_boosting": school_words.blocks,
     "balancing": balancing_page.blocks,
     "expert_merges": expert_merges_page.blocks,
 }

@@ -113,7 +113,7 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import trees
 
         assert experiment.recipe is not None  # the experiment's own check
-        return {"results": trees.measure(experiment.recipe, _needed(data_dir, experiment.recipe))}
+        return {"results": trees.measure(experiment.recipe, _needed(data_dir, f"recipe {experiment.recipe!r}"))}
     if experiment.kind == "step_overhead":
         from benchmarks import step_overhead
 
@@ -134,6 +134,10 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         from benchmarks import toy
 
         return {"results": toy.measure([str(rule) for rule in experiment.rules or ()] or None, say=say)}
+    if experiment.kind == "school_boosting":
+        from benchmarks import school_boosting
+
+        return {"results": school_boosting.measure(_needed(data_dir, "the schools' table"), say=say)}
     if experiment.kind == "merging":
         from benchmarks.merging import measure
 
@@ -192,7 +196,7 @@ def _prepared(experiment: Experiment, data_dir: Path | None, place: Path) -> tup
 
     assert experiment.recipe is not None  # the experiment's own check
     spec = read_recipe(experiment.recipe).recipe.data
-    lost = distinct_texts.prepare(spec, _needed(data_dir, experiment.recipe), place / "data")
+    lost = distinct_texts.prepare(spec, _needed(data_dir, f"recipe {experiment.recipe!r}"), place / "data")
     return {"training_rows_taken_out": lost}, place / "data"
 
 
@@ -201,9 +205,9 @@ def _commits(study: Path) -> list[str | None]:
     return [read_json(path)["provenance"]["commit"] for path in sorted((study / "runs").rglob("results.json"))]
 
 
-def _needed(data_dir: Path | None, recipe: str) -> Path:
+def _needed(data_dir: Path | None, what: str) -> Path:
     if data_dir is None:
-        raise MissingInput(f"recipe {recipe!r} needs the data folder: set POLYTASK_DATA")
+        raise MissingInput(f"{what} needs the data folder: set POLYTASK_DATA")
     return data_dir
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from polytask import testing
+    from polytask import boosting, testing
     from polytask.balancing import balancer
     from polytask.core.errors import PolytaskError
     from polytask.evaluation.trained import load
@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     from polytask.recipes.run import compare, train
     from polytask.sharing.attachments.contract import attachment
 
-__all__ = ["PolytaskError", "__version__", "attachment", "balancer", "compare", "load", "merge", "testing", "train"]
+__all__ = [
+    "PolytaskError",
+    "__version__",
+    "attachment",
+    "balancer",
+    "boosting",
+    "compare",
+    "load",
+    "merge",
+    "testing",
+    "train",
+]
 
 # name -> "module" or "module:attribute"
 _LOADED_ON_USE = {
     "PolytaskError": "polytask.core.errors:PolytaskError",
     "attachment": "polytask.sharing.attachments.contract:attachment",
     "balancer": "polytask.balancing:balancer",
+    "boosting": "polytask.boosting",
     "compare": "polytask.recipes.run:compare",
     "load": "polytask.evaluation.trained:load",
     "merge": "polytask.recipes.merging:merge",

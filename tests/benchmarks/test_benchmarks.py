@@ -9,7 +9,18 @@ import pytest
 from benchmarks.__main__ import BY_NAME, main
 from benchmarks.experiment import COMPARE, Experiment, experiment_names, read_experiment
 
-from benchmarks import distinct_texts, experiment, pages, results, running, trainer_overhead, trees, words
+from benchmarks import (
+    distinct_texts,
+    experiment,
+    pages,
+    results,
+    running,
+    school_boosting,
+    school_words,
+    trainer_overhead,
+    trees,
+    words,
+)
 from polytask.core.errors import BadValue, CheckpointError, Inconsistent, UnknownName
 from polytask.core.validation import validated
 from polytask.evaluation.table import comparison
@@ -239,3 +250,15 @@ def test_every_comparison_is_expected_to_end_within_the_budget() -> None:
     assert sum(minutes.values()) - every_rule - sum(minutes[name] for name in apart) <= 75
     assert every_rule <= 180
     assert any(read_experiment(name).kind == COMPARE for name in experiment_names())
+
+
+def test_boosting_on_schools_has_every_row(data_dir: Path) -> None:
+    found = school_boosting.measure(data_dir, seeds=2, depths=[2], most_trees=40, schools=6, say=lambda line: None)
+    assert found["schools"] == 6
+    assert [row["name"] for row in found["rows"]] == list(school_boosting.ROWS)
+    for row in found["rows"]:
+        assert all(run["test"]["r2"] > 0 for run in row["runs"])
+    assert all(len(run["outlier_weights"]) == 6 for run in found["rows"][3]["runs"])
+    sentences, table = school_words.blocks(found)
+    assert "of 6 schools an outlier weight above one half" in sentences
+    assert table.count("\n| `") == 5
