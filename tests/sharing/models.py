@@ -24,6 +24,7 @@ TINY_BERT = {
     "max_position_embeddings": 32,
 }
 GROUPS = {"reactions": ["click", "topic", "type"], "chemistry": ["assays", "a.b"]}
+ORDER = {"click": 10, "topic": 40, "assays": 30, "type": 20, "a.b": 50}
 SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"kind": "hard"},
     "mmoe": {"kind": "mmoe", "experts": 3, "hidden_sizes": [7, 6]},
@@ -43,6 +44,22 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "medusa": {"kind": "medusa"},
     "task_expert": {"kind": "task_expert", "experts": 2, "width": 4},
     "m3vit": {"kind": "m3vit", "heads": 2, "experts": 3},
+    "film": {"kind": "film", "hidden_sizes": [7, 6], "deviation": 0.3},
+    "task_embedding": {"kind": "task_embedding", "hidden_sizes": [7, 6], "embedding": 3},
+    "yolor": {"kind": "yolor", "combine": "concatenate", "bases": 2, "deviation": 0.3},
+    "channel_masks": {"kind": "channel_masks", "hidden_sizes": [7, 6], "active": 0.6, "exponent": 1.5, "order": ORDER},
+    "prefix": {"kind": "prefix", "heads": 2, "length": 3},
+    "modality_masks": {"kind": "modality_masks", "heads": 2, "modalities": [5, 3]},
+    "sequential_state": {"kind": "sequential_state", "modalities": [5, 2, 1], "state": 6, "hidden_size": 7},
+    "layer_gates": {"kind": "layer_gates", "hidden_sizes": [7, 6], "start": 0.4},
+    "hmtl": {"kind": "hmtl", "hidden_size": 6, "depths": {"click": 1, "topic": 2}},
+    "factorised": {"kind": "factorised", "rank": 5, "groups": {"reactions": ["click", "topic"]}},
+    "level_attention": {"kind": "level_attention", "hidden_sizes": [7, 6], "width": 5},
+    "task_moe": {"kind": "task_moe", "experts": 3, "hidden_sizes": [7, 6], "gate": {"reads": "embedding"}},
+    "task_aware_moe": {"kind": "task_aware_moe", "experts": 4, "hidden_sizes": [7, 6]},
+    "dmoerm": {"kind": "dmoerm", "groups": GROUPS, "experts": 3, "rank": 2, "width": 6},
+    "evomoe": {"kind": "evomoe", "experts": 3, "width": 6, "spawn": 0, "sparse": 4},
+    "domain_experts": {"kind": "domain_experts", "groups": GROUPS, "own": ["layers.2.*"]},
     "single": {"kind": "single"},
 }
 ON_A_PYRAMID = {f"{kind} on a pyramid": kind for kind in ("hard", "single", "task_tokens")}

@@ -193,33 +193,6 @@ def linear(tensors: Tensors, name: str, x: Tensor) -> Tensor:
     return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
 
 
-def task_tokens_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
-    """A row at a time; features read features, the task's token reads features and itself."""
-    columns = [inputs["numeric"][:, [j]] * tensors["sharing.encoder.weight"][j] for j in range(5)]
-    table, offset = tensors["sharing.encoder.embeddings.tables.8.weight"], 0
-    for column, cardinality in enumerate(TABLE.cardinalities):
-        columns.append(table[offset + inputs["categorical"][:, column]])
-        offset += cardinality
-    tokens = torch.stack(columns, dim=1) + tensors["sharing.encoder.bias"]
-    rows = []
-    for row in tokens:
-        x = torch.cat([row, tensors[f"sharing.tokens.{task}.vector"][None]])
-        for layer in (0, 1):
-            block = f"sharing.blocks.{layer}"
-            read = torch.zeros_like(x)
-            q, k, v = linear(tensors, f"{block}.inwards", normalised(tensors, f"{block}.attention_norm", x)).chunk(3, 1)
-            for head in (slice(0, 4), slice(4, 8)):
-                for place in range(9):
-                    seen = slice(0, 9 if place == 8 else 8)
-                    weights = (k[seen, head] @ q[place, head] / 2).softmax(0)
-                    read[place, head] = weights @ v[seen, head]
-            x = x + linear(tensors, f"{block}.outwards", read)
-            inner = linear(tensors, f"{block}.network.0", normalised(tensors, f"{block}.network_norm", x))
-            x = x + linear(tensors, f"{block}.network.3", inner * (1 + torch.erf(inner / 2**0.5)) / 2)
-        rows.append(normalised(tensors, "sharing.norm", x[8]))
-    return torch.stack(rows)
-
-
 # ---- towers
 
 
@@ -258,6 +231,201 @@ def sluice_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     return features
 
 
+# ---- conditioning: a row at a time would only repeat what broadcasting says
+
+
+def conditioned_layers(tensors: Tensors, inputs: Tensors, change: Callable[[int, Tensor], Tensor]) -> Tensor:
+    x = encoder_reference(tensors, "sharing.encoder", inputs)
+    for layer in (0, 1):
+        x = torch.relu(change(layer, linear(tensors, f"sharing.layers.{layer}", x)))
+    return x
+
+
+def film_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    def change(layer: int, x: Tensor) -> Tensor:
+        place = f"sharing.modulations.{task}.{layer}"
+        return x * tensors[f"{place}.scale"] + tensors[f"{place}.shift"]
+
+    return conditioned_layers(tensors, inputs, change)
+
+
+def task_embedding_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """With the matrix that reads the joined vector [h; e]."""
+    x, own = encoder_reference(tensors, "sharing.encoder", inputs), tensors[f"sharing.embeddings.{task}.vector"]
+    for layer in (0, 1):
+        weight, reader = tensors[f"sharing.layers.{layer}.weight"], tensors[f"sharing.readers.{layer}.weight"]
+        joined = torch.cat([x, own.expand(len(x), -1)], dim=1)
+        x = torch.relu(joined @ torch.cat([weight, reader], dim=1).T + tensors[f"sharing.layers.{layer}.bias"])
+    return x
+
+
+def yolor_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    latent = tensors["sharing.bases"].T @ tensors[f"sharing.latents.{task}.vector"]
+    return linear(tensors, "sharing.join", torch.stack([torch.cat([row, latent]) for row in z]))
+
+
+def channel_masks_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """click 10, topic 40, assays 30 of 10 to 50: places 0, 3/4, 1/2. Of 7 and 6 channels 4 and 3 are on; the windows
+    start at round(3 p^1.5): 0, 2 (1.95), 1 (1.06)."""
+    first = {"click": 0, "topic": 2, "assays": 1}[task]
+
+    def change(layer: int, x: Tensor) -> Tensor:
+        on = torch.tensor([float(first <= channel < first + (4, 3)[layer]) for channel in range((7, 6)[layer])])
+        return x * on
+
+    return conditioned_layers(tensors, inputs, change)
+
+
+# ---- sequences
+
+
+def column_tokens(tensors: Tensors, inputs: Tensors) -> Tensor:
+    columns = [inputs["numeric"][:, [j]] * tensors["sharing.encoder.weight"][j] for j in range(5)]
+    table, offset = tensors["sharing.encoder.embeddings.tables.8.weight"], 0
+    for column, cardinality in enumerate(TABLE.cardinalities):
+        columns.append(table[offset + inputs["categorical"][:, column]])
+        offset += cardinality
+    return torch.stack(columns, dim=1) + tensors["sharing.encoder.bias"]
+
+
+def transformed(tensors: Tensors, x: Tensor, seen: Callable[[int], slice]) -> Tensor:
+    """One row's tokens [L, 8] through two blocks of two heads; `seen` says which places a place reads."""
+    for layer in (0, 1):
+        block = f"sharing.blocks.{layer}"
+        read = torch.zeros_like(x)
+        q, k, v = linear(tensors, f"{block}.inwards", normalised(tensors, f"{block}.attention_norm", x)).chunk(3, 1)
+        for head in (slice(0, 4), slice(4, 8)):
+            for place in range(len(x)):
+                weights = (k[seen(place), head] @ q[place, head] / 2).softmax(0)
+                read[place, head] = weights @ v[seen(place), head]
+        x = x + linear(tensors, f"{block}.outwards", read)
+        inner = linear(tensors, f"{block}.network.0", normalised(tensors, f"{block}.network_norm", x))
+        x = x + linear(tensors, f"{block}.network.3", inner * (1 + torch.erf(inner / 2**0.5)) / 2)
+    return normalised(tensors, "sharing.norm", x)
+
+
+def task_tokens_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """Features read features, the task's token reads features and itself."""
+    own = tensors[f"sharing.tokens.{task}.vector"][None]
+    rows = [torch.cat([row, own]) for row in column_tokens(tensors, inputs)]
+    return torch.stack([transformed(tensors, row, lambda place: slice(0, 9 if place == 8 else 8))[8] for row in rows])
+
+
+def prefix_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    own = tensors[f"sharing.prefixes.{task}.vectors"]
+    rows = [torch.cat([own, row]) for row in column_tokens(tensors, inputs)]
+    return torch.stack([transformed(tensors, row, lambda _: slice(None))[3:].mean(0) for row in rows])
+
+
+def modality_masks_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """In evaluation every token is seen."""
+    rows = column_tokens(tensors, inputs)
+    return torch.stack([transformed(tensors, row, lambda _: slice(None)).mean(0) for row in rows])
+
+
+def sequential_state_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    rows = []
+    for row in column_tokens(tensors, inputs):
+        state = tensors["sharing.start"]
+        for number, part in enumerate((row[:5], row[5:7], row[7:])):
+            place = f"sharing.updates.{number}"
+            hidden = torch.relu(linear(tensors, f"{place}.inner", torch.cat([state, part.flatten()])))
+            state = state + linear(tensors, f"{place}.outer", hidden)
+        rows.append(state)
+    return torch.stack(rows)
+
+
+# ---- depth, factors, levels
+
+
+def layer_gates_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """Scores start at sigmoid 0.4, below one half: the task's own layers."""
+    x = encoder_reference(tensors, "sharing.encoder", inputs)
+    for layer in (0, 1):
+        shared = bool(tensors[f"sharing.scores.{task}.scores"][layer] >= 0)
+        x = expert(tensors, f"sharing.shared.{layer}" if shared else f"sharing.own.{layer}.layers.{task}", 0, x)
+    return x
+
+
+def hmtl_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    x = torch.relu(linear(tensors, "sharing.layers.0", z))
+    for layer in range(1, {"click": 1, "topic": 2, "assays": 3}[task]):
+        x = torch.relu(linear(tensors, f"sharing.layers.{layer}", torch.cat([x, z], dim=1)))
+    return x
+
+
+def factorised_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    return z @ tensors["sharing.latent.weight"].T @ torch.diag(tensors[f"sharing.taken.{task}.vector"])
+
+
+def level_attention_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    levels = [encoder_reference(tensors, "sharing.encoder", inputs)]
+    for layer in (0, 1):
+        levels.append(torch.relu(linear(tensors, f"sharing.layers.{layer}", levels[-1])))
+    c, own = torch.cat(levels, dim=1), f"sharing.subnets.{task}"
+    excited = linear(tensors, f"{own}.outwards", torch.relu(linear(tensors, f"{own}.inwards", c)))
+    return torch.relu(linear(tensors, f"{own}.projection", c / (1 + (-excited).exp())))
+
+
+# ---- more experts
+
+
+def task_moe_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    x = encoder_reference(tensors, "sharing.encoder", inputs)
+    for level in (0, 1):
+        gates = f"sharing.gates.{level}"
+        scores = (tensors[f"{gates}.shared.weight"] @ tensors[f"{gates}.embeddings.{task}.vector"]).exp()
+        outputs = bank(tensors, f"sharing.experts.{level}", x)
+        x = sum((score / scores.sum() * output for score, output in zip(scores, outputs, strict=True)), torch.zeros(1))
+    return x
+
+
+def task_aware_moe_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    own, rows = tensors[f"sharing.gates.embeddings.{task}.vector"], []
+    for row in z:
+        scores = tensors["sharing.gates.shared.weight"] @ torch.cat([row, own])
+        best = sorted(range(4), key=lambda number: -float(scores[number]))[:2]
+        total = sum(scores[number].exp() for number in best)
+        outputs = [scores[number].exp() / total * expert(tensors, "sharing.experts", number, row) for number in best]
+        rows.append(outputs[0] + outputs[1])
+    return torch.stack(rows)
+
+
+def dmoerm_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    group = f"sharing.groups.{'chemistry' if task == 'assays' else 'reactions'}"
+    down, up = tensors[f"{group}.down"], tensors[f"{group}.up"]
+    weights = [tensors["sharing.base.weight"] + up[number] @ down[number] for number in range(3)]
+    experts = [torch.relu(z @ weight.T + tensors["sharing.base.bias"]) for weight in weights]
+    return torch.relu(linear(tensors, f"{group}.join", torch.cat(experts, dim=1)))
+
+
+def evomoe_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """At the first step after the experts have parted: the temperature is 2 and none has dropped out."""
+    z = encoder_reference(tensors, "sharing.encoder", inputs)
+    scores = (z @ tensors[f"sharing.gates.{task}.weight"].T / 2).exp()
+    weights = scores / scores.sum(1, keepdim=True)
+    experts = []
+    for mask, difference in zip(tensors["sharing.masks"], tensors["sharing.differences"], strict=True):
+        layer = tensors["sharing.base.weight"] * mask + difference
+        experts.append(torch.relu(z @ layer.T + tensors["sharing.base.bias"]))
+    return weighted(weights, experts)
+
+
+def domain_experts_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    group = "chemistry" if task == "assays" else "reactions"
+    weight, bias = (tensors[f"sharing.experts.{group}.values.{number}"] for number in (0, 1))
+    return encoder_reference(
+        {**tensors, "sharing.encoder.layers.2.weight": weight, "sharing.encoder.layers.2.bias": bias},
+        "sharing.encoder",
+        inputs,
+    )
+
+
 REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "hard": hard_reference,
     "mmoe": mmoe_reference,
@@ -272,5 +440,21 @@ REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "sluice": sluice_reference,
     "task_tokens": task_tokens_reference,
     "safe": safe_reference,
+    "film": film_reference,
+    "task_embedding": task_embedding_reference,
+    "yolor": yolor_reference,
+    "channel_masks": channel_masks_reference,
+    "prefix": prefix_reference,
+    "modality_masks": modality_masks_reference,
+    "sequential_state": sequential_state_reference,
+    "layer_gates": layer_gates_reference,
+    "hmtl": hmtl_reference,
+    "factorised": factorised_reference,
+    "level_attention": level_attention_reference,
+    "task_moe": task_moe_reference,
+    "task_aware_moe": task_aware_moe_reference,
+    "dmoerm": dmoerm_reference,
+    "evomoe": evomoe_reference,
+    "domain_experts": domain_experts_reference,
     "single": single_reference,
 }

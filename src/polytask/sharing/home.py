@@ -8,10 +8,10 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from polytask.core.errors import BadValue, UnknownName
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.experts import Experts
 from polytask.sharing.gates import Scores
+from polytask.sharing.groups import group_of
 from polytask.sharing.layers import Activation, NamedModules, Normalization, TaskModules, seeded
 from polytask.sharing.selection import Softmax
 from polytask.sharing.spec import SharingOptions
@@ -50,7 +50,7 @@ class HoME(Sharing):
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         tasks = list(tasks)
-        self.group_of = _groups(options.groups, tasks)
+        self.group_of = group_of(options.groups, tasks, options.kind)
         self.encoder = make_encoder()
         width, last = self.encoder.width, options.hidden_sizes[-1]
         groups = list(dict.fromkeys(self.group_of.values()))
@@ -140,21 +140,3 @@ class Unit(nn.Module):
         """The gate's mixture of the banks, and the unit's own experts through their own gate."""
         mixture = torch.einsum("be,ebd->bd", self.weights(x).to(own.dtype), torch.cat(banks))
         return mixture + torch.einsum("be,ebd->bd", torch.sigmoid(self.self_gate(x)).to(own.dtype), own)
-
-
-def _groups(groups: dict[str, tuple[str, ...]] | None, tasks: list[str]) -> dict[str, str]:
-    """task -> its group; an error unless each task is in one."""
-    if groups is None:
-        return dict.fromkeys(tasks, "all tasks")
-    found: dict[str, str] = {}
-    for group, members in groups.items():
-        for task in members:
-            if task not in tasks:
-                continue  # a single-task baseline, or a part of the tasks, keeps the others' groups
-            if task in found:
-                raise BadValue(f"sharing 'home': the groups of task {task!r}", [found[task], group], "one group")
-            found[task] = group
-    for task in tasks:
-        if task not in found:
-            raise UnknownName("task", task, [name for members in groups.values() for name in members], "groups of home")
-    return found

@@ -37,6 +37,7 @@ class Columns(Encoder):
         reads = [*self.shapes, *(["categorical"] if schema.cardinalities else [])]
         require("columns", schema, reads or ["categorical"])
         numbers, categories = sum(shape[0] for shape in self.shapes.values()), len(schema.cardinalities)
+        self.tokens = numbers + categories
         deviation = options.deviation or 1 / math.sqrt(options.width)
         self.width = options.width
         self.weight = nn.Parameter(torch.randn(numbers, options.width) * deviation)
