@@ -28,6 +28,7 @@ RULES = [
 ]
 DOUBLE_SAMPLING = ["modo", "sdmgrad"]
 IN_PARTS = ["upgrad in parts", "uncertainty in parts"]
+AGAIN = ["upgrad recomputed", "uncertainty recomputed"]
 ENGINES = ["layerwise", "auto", "representation", "interval"]
 PROCEDURES = {
     "sharpness_aware": {"inner": "upgrad", "radius": 0.1},
@@ -127,6 +128,26 @@ def trained_by_parts(name: str, rank: int, world: int) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in model.named_parameters()}
 
 
+def trained_again(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    """The same steps, with parts that are computed again."""
+    model = made()
+    rule, gram = name.split()
+    balancer = polytask.balancer(rule, tasks=TASKS, gram=gram)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for steps in ((0, 1, 2), (3, 2, 1)):
+        optimizer.zero_grad()
+        counts = [task_losses(model, step, rank, world)[1] for step in steps]
+
+        def forward(
+            parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0, steps: tuple[int, ...] = steps
+        ) -> dict[str, Tensor]:
+            return functional_losses(model, parameters, steps[int(batch)], rank, world)
+
+        assert balancer.backward_parts(forward, model, parts=3, counts=counts).tasks == TASKS
+        optimizer.step()
+    return {key: value.detach() for key, value in model.named_parameters()}
+
+
 def trained_by_batches(name: str, rank: int, world: int) -> dict[str, Tensor]:
     """Three steps of three independent batches each; in the second, task b has labels on the first process only."""
     model = made()
@@ -148,6 +169,7 @@ def process(rank: int, folder: Path) -> None:
     result: dict[str, object] = {name: trained(name, rank, 2) for name in NAMES}
     result |= {name: trained_by_batches(name, rank, 2) for name in DOUBLE_SAMPLING}
     result |= {name: trained_by_parts(name, rank, 2) for name in IN_PARTS}
+    result |= {name: trained_again(name, rank, 2) for name in [*AGAIN, "upgrad micro_mean"]}
     model = made()
     losses, counts, _ = task_losses(model, 0, rank, 2)
     if rank == 1:
@@ -168,14 +190,22 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", NAMES + DOUBLE_SAMPLING + IN_PARTS)
+@pytest.mark.parametrize("name", NAMES + DOUBLE_SAMPLING + IN_PARTS + AGAIN)
 def test_two_processes_equal_one(results: list[dict], name: str) -> None:
     train = trained_by_batches if name in DOUBLE_SAMPLING else trained_by_parts if name in IN_PARTS else trained
+    train = trained_again if name in AGAIN else train
     alone = train(name, 0, 1)
     for key, value in alone.items():
         assert torch.equal(results[0][name][key], results[1][name][key]), f"the replicas differ in {key}"
         torch.testing.assert_close(results[0][name][key], value, rtol=1e-9, atol=1e-12)
     assert not torch.equal(alone["trunk.weight"], made()["trunk"].weight)
+
+
+def test_two_processes_parts_are_averaged(results: list[dict]) -> None:
+    """The mean of the parts' Gram matrices is over twice as many parts; the replicas stay equal."""
+    one, other = (result["upgrad micro_mean"] for result in results)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not torch.equal(one["trunk.weight"], made()["trunk"].weight)
 
 
 def test_an_infinite_loss_on_one_process_stops_both(results: list[dict]) -> None:

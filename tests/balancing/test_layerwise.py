@@ -242,12 +242,27 @@ def test_a_compiled_trunk(engine: str) -> None:
     assert dict.fromkeys(report.route.values()) == {"exact": None}
 
 
-def test_checkpointed_activations() -> None:
-    model = linear(torch.float64)
-    hidden = checkpoint(model["trunk"], numbers(9)(), use_reentrant=False).tanh()
+@pytest.mark.parametrize("engine", ["layerwise", "auto"])
+def test_checkpointed_activations_are_computed_once_more_a_task(engine: str) -> None:
+    """To read a layer's inputs would compute its block once more for each layer."""
+    model, computed = linear(torch.float64), []
+    first, last = nn.Linear(300, 9).double(), model["trunk"]
+
+    def block(x: Tensor) -> Tensor:
+        computed.append(x)
+        return last(x)
+
+    model["first"] = first
+    x = torch.randn(5, 300, dtype=torch.float64)
+    hidden = checkpoint(block, first(x).tanh(), use_reentrant=False).tanh()
     losses = {task: (model[task](hidden) - 1).square().mean() for task in TASKS}
-    report = checked(model, losses, polytask.balancer("upgrad", engine="layerwise"), 1e-10)
-    assert report.route == {"trunk.0": "layerwise", "trunk.2": "layerwise"}
+    balancer = polytask.balancer("upgrad", engine=engine)
+    before = len(computed)
+    report = balancer.backward(losses, model)
+    assert len(computed) - before == len(TASKS)
+    packed = "exact: activations are checkpointed" if engine == "layerwise" else "exact"
+    assert report.route["trunk.2"] == packed
+    assert report.route["first"] == ("layerwise" if engine == "layerwise" else "exact")
 
 
 def test_a_hook_on_a_parameter_is_heard() -> None:

@@ -76,7 +76,7 @@ def test_what_does_not_fit() -> None:
         (MissingInput, "subset= lacks task 'b' at step 0", lambda: engine.backward(whole, model, subset=two)),
         (MissingInput, "has task 'b', which losses lacks", lambda: engine.backward(two, model, subset=part)),
         (NotFinite, "the gradient of task 'b' is not finite", lambda: engine.backward(whole, model, subset=infinite)),
-        (Inconsistent, "subset= is read by engine 'subset', not by 'exact'",
+        (Inconsistent, "subset= is read by engine 'subset', not by 'auto'",
          lambda: polytask.balancer("mgda").backward(whole, model, subset=part)),
     ]:  # fmt: skip
         with pytest.raises(error, match=match):

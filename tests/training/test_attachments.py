@@ -296,5 +296,5 @@ def test_a_run_with_calibrated_branches(tmp_path):
 def test_branches_that_are_not_there_and_engines_that_take_a_pass_a_task():
     with pytest.raises(MissingInput, match="the encoder has no modality branches"):
         stage_of(train__attachments=["modality_calibration"])
-    with pytest.raises(Inconsistent, match="engine 'exact' takes a pass a task; use engine 'representation'"):
+    with pytest.raises(Inconsistent, match="engine 'auto' takes a pass a task; use engine 'representation'"):
         norms_of(["modality_calibration"], "upgrad")

@@ -18,7 +18,7 @@ from polytask.tasks.data_spec import SceneSpec
 from polytask.tasks.mixture import Mixture, MixtureSpec
 from polytask.tasks.sources.scenes import scenes
 from polytask.training.devices import Devices
-from polytask.training.steps import task_losses
+from polytask.training.losses import task_losses
 
 KINDS = [case for case in CASES if on_pictures(case)]
 RULES: dict[str, Any] = {

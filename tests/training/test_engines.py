@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from tests.training.distributed import CONV, images
-from tests.training.runs import assert_resumes, events, job, recipe, table, train
+from tests.training.runs import assert_resumes, events, job, outcome, recipe, table, train, train_until
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
-from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
 from polytask.tasks.mixture import Mixture, MixtureSpec
-from polytask.training.steps import drawn_rows
+from polytask.training.losses import drawn_rows
 
 ENGINES = ["representation", {"kind": "interval", "every": 4}, {"kind": "subset", "fraction": 0.4}]
 
@@ -31,6 +32,28 @@ def test_a_run_ends(tmp_path, engine, sharing):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_run_equals_a_straight_one(tmp_path, engine):
     assert_resumes(tmp_path, 3, train__rule={"kind": "upgrad", "engine": engine})
+
+
+def test_a_timing_of_engines_is_written_into_the_recipe(tmp_path):
+    """A run continues by its recipe, whether or not that knows what was chosen, as if it had not been broken off."""
+    tune = {"kind": "auto", "tune": True}
+    settings = {"train__rule": {"kind": "upgrad", "engine": tune}, "train__epochs": 4, "train__checkpoint_every": 1}
+    train(tmp_path / "straight", **settings)
+    train_until(9, tmp_path / "run", **settings)
+    # the layers are small, all engines take the same route, and the first of them is kept at once
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["stages"][0]["rule"]["engine"]["chosen"] == "auto"
+    train(tmp_path / "run", resume=True, **settings)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    settings["train__rule"] = {"kind": "upgrad", "engine": {**tune, "chosen": "auto"}}
+    train(tmp_path / "run", resume=True, **settings)
+    settings["train__rule"] = {"kind": "upgrad", "engine": {**tune, "chosen": "exact"}}
+    with pytest.raises(
+        CheckpointError, match=r"written by another recipe: stages\.0\.rule\.engine\.chosen is 'auto' there"
+    ):
+        train(tmp_path / "run", resume=True, **settings)
+    (said,) = [event["text"] for event in events(tmp_path / "straight", "message")]
+    assert said == "engine auto, tuned: 'auto' was the fastest"
 
 
 def test_nothing_to_share(tmp_path):
@@ -53,6 +76,12 @@ def test_options_are_checked_when_the_recipe_is_read():
         job(train__rule={"kind": "upgrad", "engine": {"kind": "exact", "every": 3}})
     with pytest.raises(Inconsistent, match="fraction belongs to subset, not to interval"):
         job(train__rule={"kind": "upgrad", "engine": {"kind": "interval", "fraction": 0.5}})
+    with pytest.raises(Inconsistent, match="tune belongs to auto, not to exact"):
+        job(train__rule={"kind": "upgrad", "engine": {"kind": "exact", "tune": True}})
+    with pytest.raises(Inconsistent, match="chosen is what tune: true has found"):
+        job(train__rule={"kind": "upgrad", "engine": {"kind": "auto", "chosen": "exact"}})
+    with pytest.raises(BadValue, match="tune is True; allowed: false: rule 'equal' has one route"):
+        job(train__rule={"kind": "equal", "engine": {"kind": "auto", "tune": True}})
 
 
 def test_clusters_of_a_recipe(tmp_path):

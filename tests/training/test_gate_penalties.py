@@ -6,7 +6,7 @@ from tests.training.runs import job
 from polytask.sharing.tape import listen
 from polytask.tasks.mixture import Mixture, MixtureSpec
 from polytask.training.devices import Devices
-from polytask.training.steps import task_losses
+from polytask.training.losses import task_losses
 
 
 def test_a_gates_penalty_is_part_of_its_tasks_loss():

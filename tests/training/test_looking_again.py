@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from polytask.core.noise import Noise
 from polytask.tasks.mixture import Mixture, MixtureSpec
 from polytask.training.devices import Devices
-from polytask.training.steps import Forward, task_losses
+from polytask.training.losses import Forward, task_losses
 
 DROPOUT = {"kind": "tabular", "embedding": 2, "hidden_sizes": [8], "dropout": 0.5}
 

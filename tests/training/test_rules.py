@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from tests.training.distributed import images
 from tests.training.runs import assert_resumes, events, job, table, train
 
+from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import BadValue, Inconsistent
 from polytask.tasks.examples import Batch
 from polytask.training.job import stage_balancer
-from polytask.training.steps import parts
+from polytask.training.losses import parts
 
 RULES = ["modo", "sdmgrad", "moco", "db_mtl", "excess_mtl", "metabalance", "agr_sum", "agr_rand"]
 
@@ -86,7 +88,41 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(tmp_path, rule):
         assert a["weights"] == pytest.approx(b["weights"], rel=1e-3)
 
 
+DROPOUT = {"kind": "conv", "channels": [3], "width": 6, "normalization": "batch", "dropout": 0.3}
+
+
+@pytest.mark.parametrize("rule", ["upgrad", "uncertainty"])
+def test_parts_computed_again_are_the_parts_kept(tmp_path, rule):
+    """The same dropout in each pass of a part, whose running statistics count once."""
+    settings = {
+        "tasks": {"left": "binary", "whole": "regression"},
+        "data__features": {"image": {"kind": "image"}},
+        "model__encoder": DROPOUT,
+        "train__rule": rule,
+        "train__optimizer": {"kind": "sgd", "lr": 0.1},
+    }
+    for gram in ("kept", "recomputed"):
+        train(tmp_path / gram, data=images(), train__accumulate={"parts": 3, "gram": gram}, **settings)
+    kept, again = (read_checkpoint(resolve(tmp_path / gram)).tensors() for gram in ("kept", "recomputed"))
+    for name, tensor in kept.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-3, atol=1e-5)
+    steps = zip(events(tmp_path / "kept", "step"), events(tmp_path / "recomputed", "step"), strict=True)
+    for a, b in steps:
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-3)
+        assert a["weights"] == pytest.approx(b["weights"], rel=1e-2)
+
+
+def test_the_mean_of_the_parts_gram_matrices_trains(tmp_path):
+    results = train(tmp_path / "run", train__rule="upgrad", train__accumulate={"parts": 3, "gram": "micro_mean"})
+    assert results["steps"] == len(events(tmp_path / "run", "step"))
+    assert all("cosines" in step for step in events(tmp_path / "run", "step"))
+
+
 def test_parts_that_cannot_be():
+    with pytest.raises(Inconsistent, match="gram 'recomputed' is of a step in several parts"):
+        job(train__rule="upgrad", train__accumulate={"parts": 1, "gram": "recomputed"})
+    with pytest.raises(BadValue, match="gram is 'recomputed'; allowed: kept: the rule reads more"):
+        job(train__rule="graddrop", train__accumulate={"parts": 2, "gram": "recomputed"})
     with pytest.raises(Inconsistent, match="'modo' reads independent batches, and takes no batch in parts"):
         job(train__rule="modo", train__accumulate=2)
     with pytest.raises(BadValue, match="stage 'train': accumulate is 9; allowed: at most batch_size, 8"):

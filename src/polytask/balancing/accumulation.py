@@ -29,19 +29,27 @@ def own(grad: Tensor) -> Tensor:
 def own_gradients(
     outputs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Mapping[str, Tensor], *, keep_graph: bool
 ) -> dict[str, Tensor]:
-    """name -> the gradient of the sum of outputs times cotangents; `.grad` stays as it is.
+    """name -> the gradient of the sum of outputs times cotangents; `.grad` stays as it is."""
+    if not leaves:
+        return {}
+    with collected_grads(leaves) as found:
+        torch.autograd.backward(outputs, cotangents, retain_graph=keep_graph, inputs=list(leaves.values()))
+    return found
+
+
+@contextmanager
+def collected_grads(leaves: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """name -> what backward passes inside add to `.grad`, once they have; `.grad` is then as it was before.
 
     Autograd is left to write into `.grad`, since it alone knows which of its tensors nobody else holds and may be
     kept without a copy.
     """
-    if not leaves:
-        return {}
+    found: dict[str, Tensor] = {}
     with set_aside(leaves.values()):
-        torch.autograd.backward(outputs, cotangents, retain_graph=keep_graph, inputs=list(leaves.values()))
-        found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        yield found
+        found |= {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         for leaf in leaves.values():
             leaf.grad = None
-    return found
 
 
 def as_sparse(grad: Tensor, rows: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The balancer: any rule in anybody's training loop."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,17 +12,19 @@ from polytask.balancing.accumulation import accumulate
 from polytask.balancing.batches import Batches, in_batches, independent, one_batch
 from polytask.balancing.clusters import Clusters, clusters_of
 from polytask.balancing.double_sampling import DoubleSamplingEngine
-from polytask.balancing.engine import Step
+from polytask.balancing.engine import Combined, Step
+from polytask.balancing.given import check_read, more_inputs, require
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.micro_batches import MicroBatches, combined_parts
-from polytask.balancing.options import check_engine, check_options, check_parts, new_engine
+from polytask.balancing.options import check_engine, check_gram, check_options, check_parts, new_engine
 from polytask.balancing.procedure_rules import ProcedureRules, applied
 from polytask.balancing.report import BackwardReport
-from polytask.balancing.session import VALIDATION, Forward, Session
+from polytask.balancing.session import Forward, Session
 from polytask.balancing.step_losses import Model, StepLosses, named_parameters, step_losses
+from polytask.balancing.two_passes import combined_again, first_pass
 from polytask.balancing.weigh_losses import weigh_losses
 from polytask.core.constraints import Interval, check_parameters
-from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, MissingInput, UnknownName
 from polytask.core.rules import RuleSpec, find
 from polytask.core.state import Rule
 
@@ -39,7 +40,7 @@ class Balancer:
     Args:
         rule: a registered rule's name, or its spec.
         tasks: every task that may be present, in order; by default those of the first call.
-        engine: how per-task gradients are obtained: "exact", "layerwise", "auto", "representation", "subset" or
+        engine: how per-task gradients are obtained: "auto", "exact", "layerwise", "representation", "subset" or
             "interval", or with its options {"kind": "interval", "every": 10}.
         groups: "all" shared parameters at once, or a rule of its own for each "layer" (module) or "tensor".
         scale: "published", or the result as a "sum" or "mean" over tasks, or of "unit" norm, so that another rule is
@@ -49,6 +50,8 @@ class Balancer:
         clusters: tasks that are one to the rule, {cluster: [tasks]}, or intervals of the tasks' order,
             {"kind": "index", "number": 5} (see `interval_clusters`). Where the rule or the report names tasks, it then
             names clusters.
+        gram: of a batch in parts: "kept" gradients (`accumulate`), "recomputed" or the approximate "micro_mean"
+            (`backward_parts`).
         seed: of a random rule.
         parameters: of the rule.
     """
@@ -58,11 +61,12 @@ class Balancer:
         rule: str | RuleSpec,
         *,
         tasks: Sequence[str] | None = None,
-        engine: str | Mapping[str, Any] = "exact",
+        engine: str | Mapping[str, Any] = "auto",
         groups: str = "all",
         scale: str = "published",
         priority: Mapping[str, float] | None = None,
         clusters: Mapping[str, Any] | None = None,
+        gram: str = "kept",
         seed: int = 0,
         **parameters: Any,
     ) -> None:
@@ -82,14 +86,15 @@ class Balancer:
         self.tasks = list(tasks) if tasks is not None else None
         self.engine_name, self.engine = new_engine(engine, where)
         check_engine(self.spec, self.engine_name, where)
+        self.engine.check(self.spec, groups, scale)
         if self.spec.double_sampling:
             self.engine = DoubleSamplingEngine()
-        self.engine.check(self.applied, groups, scale)
-        self.groups, self.scale, self.priority = groups, scale, dict(priority or {})
+        check_gram(self.spec, gram, self.engine_name, groups, scale, where)
+        self.groups, self.scale, self.gram, self.priority = groups, scale, gram, dict(priority or {})
         self._new_rule: Callable[[list[str]], Rule] = lambda names: Rule(self.spec, names, seed=seed, **parameters)
         self._new_applied: Callable[[list[str]], Rule] = lambda names: Rule(self.applied, names, seed=seed, **inner)
         if self.tasks is not None:
-            self._check_tasks(self.tasks)
+            self._new_rule(self.tasks), self._new_applied(self.tasks)  # an error if a parameter names another task
         self._rules = self._new_rules()
         self.step = 0
         self._parts: MicroBatches | None = None  # of the step that is being accumulated
@@ -103,7 +108,7 @@ class Balancer:
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         """Takes a part of the step's batch, means over `counts` labels; `backward` takes the last and balances all."""
-        check_parts(self.spec, self.engine_name)
+        check_parts(self.spec, self.engine_name, self.gram, again=False)
         one_batch(losses, f"rule {self.spec.name!r}")
         if self._clusters is not None:
             losses, counts = self._clusters.joined(losses, counts, self.step)
@@ -144,20 +149,17 @@ class Balancer:
         Raises: NotFinite naming the task and step; MissingInput if nothing is shared or the rule needs what was not
                 given. Nothing is then written into `.grad`.
         """
-        self._check_given(representation=representation, subset=subset)
+        check_read(self.engine, self.engine_name, {"representation": representation, "subset": subset})
         given = self._given(losses, counts)
-        self._require(model, forward, counts, scaler)
+        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler)
         if self._clusters is not None:
             forward = self._clusters.joining(forward, given[-1][1], self.step)
             given = [self._clusters.joined(*each, self.step) for each in given]
             subset = None if subset is None else self._clusters.joined(subset, None, self.step)[0]
         parts, self._parts = self._parts, None  # a step that fails is over
         found, batches = self._losses(given, model) if parts is None else self._whole(parts, given[0], model, scaler)
-        if not found.tasks:
-            if distribution.active():  # no process has a label: the same for all of them
-                return BackwardReport([], found.values, {})
-            raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
-        found.refuse_infinite(self.step)
+        if self._is_empty(found):
+            return BackwardReport([], found.values, {})
         step = Step(
             number=self.step,
             tasks=found.tasks,
@@ -170,18 +172,58 @@ class Balancer:
             shared=shared,
             representation=[representation] if isinstance(representation, Tensor) else list(representation or ()),
             subset=None if subset is None else _scaled(subset, scaler),
-            more=self._more(found, forward),
+            more=more_inputs(self.applied, found, forward, self.tasks, self.step),
         )
-        states = self._rules.states()
-        try:
-            report = self._report(step, forward, given[-1][1], parts, found)
-        except BaseException:  # a step that did not happen leaves no trace in the rule
-            self._rules.restore(states)
-            raise
-        self.step += 1
-        for rule in self._rules:
-            rule.advance()
-        return report
+        return self._taken(step, lambda: self._combined(step, forward, given[-1][1], parts, found))
+
+    def backward_parts(
+        self,
+        forward: Forward,
+        model: Model,
+        *,
+        parts: int,
+        shared: Sequence[str] | None = None,
+        counts: Sequence[Mapping[str, float]] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> BackwardReport:
+        """Adds the combined gradient of a batch in parts, with the memory of one gradient; `gram` says how it is seen.
+
+        Args:
+            forward: the losses of part 0, 1, ... as a function, `forward(parameters=None, batch=part) -> losses`; it is
+                called several times for each part and must give the same every time (dropout), and change nothing.
+            model, shared, scaler: as in `backward`.
+            parts: how many; the same on every process.
+            counts: for each part, task -> number of labels behind its mean.
+        """
+        check_parts(self.spec, self.engine_name, self.gram, again=True)
+        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler)
+        if not 0 < parts == len(counts or range(parts)):
+            raise BadValue("parts", parts, "1 or more, and as many as counts has", f"rule {self.spec.name!r}")
+        number, clusters = self.step, self._clusters
+
+        def compute(parameters: Mapping[str, Tensor] | None, part: int) -> Any:
+            given = forward(parameters, part), None if counts is None else counts[part]
+            return given if clusters is None else clusters.joined(*given, number)
+
+        self._learn_tasks(compute(None, 0)[0] if self.tasks is None else {})
+        named = named_parameters(model)
+        found, again = first_pass(compute, parts, self.tasks or [], named, differentiable=not self.spec.weighs_losses)
+        if self._is_empty(found):
+            return BackwardReport([], found.values, {})
+        step = Step(
+            number=self.step,
+            tasks=found.tasks,
+            values=found.values,
+            losses={},
+            priority=self._priority(found.tasks),
+            named=named,
+            factor=None if scaler is None else float(scaler.scale(torch.ones(()))),
+            shared=shared,
+            more=more_inputs(self.applied, found, forward, self.tasks, self.step),
+        )
+        rules = self._rules
+        assert isinstance(rules, GroupRules)  # procedures take no parts
+        return self._taken(step, lambda: combined_again(step, again, rules, self.gram))
 
     @property
     def needs_validation(self) -> bool:
@@ -234,13 +276,10 @@ class Balancer:
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        if values["rule"] != self.spec.name:
-            raise CheckpointError(
-                f"the saved state is of rule {values['rule']!r}, this balancer's is {self.spec.name!r}"
-            )
-        if values["engine"]["kind"] != self.engine_name:
-            saved = values["engine"]["kind"]
-            raise CheckpointError(f"the saved state is of engine {saved!r}, this balancer's is {self.engine_name!r}")
+        saved = {"rule": values["rule"], "engine": values["engine"]["kind"]}
+        for what, own in (("rule", self.spec.name), ("engine", self.engine_name)):
+            if saved[what] != own:
+                raise CheckpointError(f"the saved state is of {what} {saved[what]!r}, this balancer's is {own!r}")
         if self.tasks is not None and values["tasks"] is not None and self.tasks != list(values["tasks"]):
             raise CheckpointError(f"the saved state is of tasks {values['tasks']}, this balancer's are {self.tasks}")
         if self._members != values["clusters"]:
@@ -273,60 +312,46 @@ class Balancer:
         parts.add(losses, counts, named, self.step, 1.0 if scaler is None else float(scaler.scale(torch.ones(()))))
         return parts.losses(self.tasks or [], next(iter(named.values())).device), None
 
-    def _report(
+    def _is_empty(self, found: StepLosses) -> bool:
+        """Whether no process has a label, which is no error where there are several; NotFinite names a bad loss."""
+        if not found.tasks and not distribution.active():
+            raise MissingInput(f"rule {self.spec.name!r}: no task is present at step {self.step}")
+        found.refuse_infinite(self.step)
+        return not found.tasks
+
+    def _combined(
         self,
         step: Step,
         forward: Forward | None,
         counts: Mapping[str, float] | None,
         parts: MicroBatches | None,
         losses: StepLosses,
-    ) -> BackwardReport:
-        """Writes the gradients."""
+    ) -> Combined | BackwardReport:
         if isinstance(self._rules, ProcedureRules):
             assert forward is not None  # it was required
-            session = Session(step, forward, self.tasks or [], counts, self._priority, self._rules.inner)
-            found = self._rules.run(session)
-        elif parts is not None:
-            found = combined_parts(parts, step, losses.counts, self._rules)
-        elif self.spec.weighs_losses:
+            return self._rules.run(Session(step, forward, self.tasks or [], counts, self._priority, self._rules.inner))
+        if parts is not None:
+            return combined_parts(parts, step, losses.counts, self._rules)
+        if self.spec.weighs_losses:
             return weigh_losses(step, self._rules)
-        else:
-            found = self.engine.combine(step, self._rules)
+        return self.engine.combine(step, self._rules)
+
+    def _taken(self, step: Step, combine: Callable[[], Combined | BackwardReport]) -> BackwardReport:
+        """Writes the gradients, and counts the step."""
+        states = self._rules.states()
+        try:
+            found = combine()
+        except BaseException:  # a step that did not happen leaves no trace in the rule
+            self._rules.restore(states)
+            raise
+        self.step += 1
+        for rule in self._rules:
+            rule.advance()
+        if isinstance(found, BackwardReport):  # a rule on losses has written them already
+            return found
         for parameter, grad in found.grads:
             accumulate(parameter, grad)
-        return BackwardReport(
-            step.tasks,
-            step.values,
-            found.weights,
-            gram=found.gram,
-            route=found.route,
-            shared=found.shared,
-            skipped=found.skipped,
-            measured=found.measured,
-        )
-
-    def _more(self, found: StepLosses, forward: Forward | None) -> dict[str, Tensor]:
-        """The counts and validation losses of the present tasks, where the rule needs them."""
-        more: dict[str, Tensor] = {}
-        if "counts" in self.applied.needs:
-            more["counts"] = found.counts
-        if "validation" in self.applied.needs and self.applied.form == "combine":
-            assert forward is not None
-            with torch.no_grad():
-                seen = step_losses(forward(None, VALIDATION), None, self.tasks, {})
-            seen.refuse_infinite(self.step)
-            values = dict(zip(seen.tasks, seen.values.tolist(), strict=True))
-            more["validation"] = torch.tensor([values.get(t, math.nan) for t in found.tasks], dtype=torch.float64)
-        return more
-
-    def _check_given(self, **given: Any) -> None:
-        """An error if the engine needs an argument and it is missing, or the other way round."""
-        for name, value in given.items():
-            # a process may have no row of this step
-            if self.engine.reads == name and not _is_given(value) and not distribution.active():
-                raise MissingInput(f"engine {name!r} needs backward(losses, model, {name}=...)")
-            if self.engine.reads != name and value is not None:
-                raise Inconsistent(f"{name}= is read by engine {name!r}, not by {self.engine_name!r}")
+        return BackwardReport.of(step, found)
 
     @property
     def _members(self) -> dict[str, list[str]] | None:
@@ -345,31 +370,9 @@ class Balancer:
             found.append(step_losses(losses, counts, self.tasks, named_parameters(model)))
         return independent(found) if self.spec.double_sampling else (found[0], None)
 
-    def _require(self, model: Model | None, forward: Any, counts: Any, scaler: Any) -> None:
-        """MissingInput for what the rule needs and was not given."""
-        where, needs = f"rule {self.spec.name!r}", dict.fromkeys([*self.spec.needs, *self.applied.needs])
-        if model is None and not self.spec.weighs_losses:
-            raise MissingInput(f"{where} reads gradients and needs the model: backward(losses, model)")
-        if model is None and distribution.active():
-            raise MissingInput("under torch.distributed backward needs the model: backward(losses, model)")
-        if forward is None and ("forward" in needs or self.needs_validation):
-            what = "the losses on a validation batch" if self.needs_validation else "to compute the losses again"
-            raise MissingInput(f"{where} needs {what}: backward(losses, model, forward=...)")
-        if counts is None and "counts" in needs:
-            raise MissingInput(f"{where} needs the number of labels of each task: backward(losses, model, counts=...)")
-        if scaler is not None and self.spec.form == "procedure":
-            raise Inconsistent(
-                f"{where} is a procedure, whose own passes no GradScaler scales: train in bf16 or float32"
-            )
-
-    def _check_tasks(self, tasks: list[str]) -> None:
-        """An error if a parameter names another task."""
-        self._new_rule(tasks)
-        self._new_applied(tasks)
-
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:
         if self.tasks is None and not distribution.active():
-            self._check_tasks(list(losses))
+            self._new_rule(list(losses)), self._new_applied(list(losses))  # as in the constructor
             self.tasks = list(losses)
         for task in losses:
             if self.tasks is not None and task not in self.tasks:
@@ -389,10 +392,6 @@ class Balancer:
 def balancer(rule: str | RuleSpec, **options: Any) -> Balancer:
     """A balancer by the rule's name; see `Balancer` for the options."""
     return Balancer(rule, **options)
-
-
-def _is_given(value: Any) -> bool:
-    return isinstance(value, Tensor) or bool(value)
 
 
 def _scaled(losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:

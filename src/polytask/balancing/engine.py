@@ -93,9 +93,11 @@ class Engine:
 
     Attributes:
         reads: the argument of `backward` that this engine needs, if any.
+        chosen: the engine that a timing has found fastest, where one was asked for and has ended.
     """
 
     reads: str | None = None
+    chosen: str | None = None
 
     def check(self, spec: RuleSpec, groups: str, scale: str) -> None:
         """BadValue if the rule or an option of the balancer cannot be served."""
@@ -110,6 +112,11 @@ class Engine:
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         pass
+
+
+def reads_gradients(spec: RuleSpec) -> bool:
+    """Whether a rule on gradients needs more than their inner products."""
+    return spec.returns != "weights" or spec.tracker is not None
 
 
 def refuse_without_weights(engine: str, spec: RuleSpec, groups: str, scale: str) -> None:

@@ -1,6 +1,7 @@
 """The exact engine: one backward pass a task, its gradients written side by side into one stack a parameter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,9 +65,10 @@ class ExactEngine(Engine):
         for row, task in enumerate(tasks):
             found: dict[str, Tensor] = {}
             if task in losses:
-                with usable_graph(f"task {task!r}", step):
+                with usable_graph(f"task {task!r}", step), _after_hooks(layers) as hooked:
                     bit = 1 << list(losses).index(task)
                     found = _gradients(losses[task], part, row, layers, bit, keep_graph=task != last)
+                found |= hooked
             for layer in layers:
                 layer.write(row, [found.pop(_edge(layer, i), None) for i in range(len(layer.layer.uses))])
             for name, stack in stacks.items():
@@ -104,6 +106,33 @@ def _gradients(
             if use.mask & bit:
                 wanted[_edge(layer, number)] = GradientEdge(use.node, 0)
     return differentiated(loss, wanted, keep_graph=keep_graph)
+
+
+@contextmanager
+def _after_hooks(layers: Sequence[LayerGradients]) -> Iterator[dict[str, Tensor]]:
+    """The gradients of layers' outputs as the layers get them in a backward pass inside, where they take part in it.
+
+    What autograd returns for the output of a layer that takes part is from before the hooks on that tensor.
+    """
+    found: dict[str, Tensor] = {}
+
+    def listener(name: str) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def listen(grads: tuple[Tensor | None, ...]) -> None:
+            if grads[0] is not None:
+                found[name] = grads[0]
+
+        return listen
+
+    handles = [
+        use.node.register_prehook(listener(_edge(layer, number)))
+        for layer in layers
+        for number, use in enumerate(layer.layer.uses)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _edge(layer: LayerGradients, number: int) -> str:
@@ -174,6 +203,17 @@ def summed_gradients(
         return own_gradients(outputs, cotangents, leaves, keep_graph=keep_graph)
     found = differentiated(outputs, leaves, cotangents=cotangents, keep_graph=keep_graph) if outputs else {}
     summed = {name: dense(found.get(name), leaf) for name, leaf in leaves.items()}
+    distribution.sum_in_place([*summed.values()])
+    return summed
+
+
+def summed_grads(found: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """name -> gradient over all processes of what any of them has reached, from this one's, which nobody else holds."""
+    if not distribution.active():
+        return dict(found)
+    anywhere = distribution.union(torch.tensor([name in found for name in leaves])).tolist()
+    used = {name: leaf for (name, leaf), anyone in zip(leaves.items(), anywhere, strict=True) if anyone}
+    summed = {name: found[name].to_dense() if name in found else torch.zeros_like(leaf) for name, leaf in used.items()}
     distribution.sum_in_place([*summed.values()])
     return summed
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from polytask.balancing.engine import Combined, Engine, Step, refuse_without_weights
 from polytask.balancing.exact import ExactEngine
 from polytask.balancing.group_rules import GroupRules
+from polytask.balancing.layerwise import combined_by_layer
+from polytask.balancing.routes import LESS_WORK
 from polytask.balancing.weighted import weighted_gradients
 from polytask.core.constraints import Interval
 from polytask.core.rules import RuleSpec
@@ -16,7 +18,7 @@ from polytask.core.rules import RuleSpec
 class IntervalEngine(Engine):
     """Weights belong to the set of tasks that were present: another set has weights of its own.
 
-    A set without weights from the last `every` steps is given new ones by the exact engine.
+    A set without weights from the last `every` steps is given new ones, as engine "auto" does.
 
     Args:
         every: steps for which weights serve, the one that computed them included.
@@ -35,7 +37,7 @@ class IntervalEngine(Engine):
         computed, weights = self._kept.get(present, (step.number - self.every, None))
         if weights is not None and step.number < computed + self.every:
             return weighted_gradients(step, weights, f"kept from step {computed}")
-        result = self._exact.combine(step, rules)
+        result = combined_by_layer(step, rules, self._exact, LESS_WORK)
         if not result.skipped:
             self._kept = {
                 tasks: kept for tasks, kept in self._kept.items() if step.number < kept[0] + self.every

@@ -26,6 +26,7 @@ class ProductGradients:
 
     def __init__(self, layer: Layer, parameters: Sequence[Tensor], tasks: int, new_buffer: NewBuffer) -> None:
         self.layer, self._parameters = layer, dict(zip(layer.names, parameters, strict=True))
+        self._saved = [use.inputs for use in layer.uses]  # now: the last backward pass frees the graph
         weight = parameters[0]
         self._type = torch.promote_types(weight.dtype, torch.float32)
         self._deltas = new_buffer(layer.weight, (tasks, layer.rows, layer.outputs), weight.new_empty(0).to(self._type))
@@ -67,7 +68,8 @@ class ProductGradients:
     def inputs(self) -> Tensor:
         """X, in the precision of the products."""
         if self._inputs is None:
-            parts = [use.inputs if use.patches is None else use.patches.of(use.inputs) for use in self.layer.uses]
+            uses = zip(self.layer.uses, self._saved, strict=True)
+            parts = [saved if use.patches is None else use.patches.of(saved) for use, saved in uses]
             self._inputs = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._type)
         return self._inputs
 
@@ -78,18 +80,20 @@ class EmbeddingGradients:
 
     def __init__(self, layer: Layer, parameters: Sequence[Tensor], tasks: int, new_buffer: NewBuffer) -> None:
         self.layer, self._parameter = layer, parameters[0]
-        every = torch.cat([use.inputs.flatten() for use in layer.uses])
-        self._rows, inverse = every.unique(return_inverse=True)
+        # all that the graph has saved is read now: the last backward pass frees it
+        indices = [use.inputs.flatten() for use in layer.uses]
+        self._padding = [found == use.node._saved_padding_idx for use, found in zip(layer.uses, indices, strict=True)]
+        self._sparse = all(use.node._saved_sparse for use in layer.uses)
+        self._rows, inverse = torch.cat(indices).unique(return_inverse=True)
         self._places = inverse.split([use.rows for use in layer.uses])
         like = self._parameter.new_empty(0).to(torch.promote_types(self._parameter.dtype, torch.float32))
         self._stack = new_buffer(layer.weight, (tasks, layer.rows, layer.outputs), like)[:, : len(self._rows)]
 
     def write(self, row: int, deltas: Sequence[Tensor | None]) -> None:
         stack = self._stack[row].zero_()
-        for use, places, delta in zip(self.layer.uses, self._places, deltas, strict=True):
+        for places, padding, delta in zip(self._places, self._padding, deltas, strict=True):
             if delta is not None:
-                flat = delta.reshape(use.rows, -1).to(stack.dtype)
-                padding = use.inputs.flatten() == use.node._saved_padding_idx
+                flat = delta.reshape(len(places), -1).to(stack.dtype)
                 stack.index_add_(0, places, flat.masked_fill(padding[:, None], 0.0) if padding.any() else flat)
 
     def grams(self, *, together: bool) -> dict[str, Tensor]:
@@ -98,7 +102,7 @@ class EmbeddingGradients:
     def combined(self, weights: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         values = weighted_sum(self._stack, weights).to(self._parameter.dtype)
         shape = self._parameter.shape
-        if all(use.node._saved_sparse for use in self.layer.uses):
+        if self._sparse:
             sparse = torch.sparse_coo_tensor(self._rows[None], values, shape, is_coalesced=True, check_invariants=False)
             return dict.fromkeys(names, sparse)
         return dict.fromkeys(names, values.new_zeros(shape).index_copy_(0, self._rows, values))

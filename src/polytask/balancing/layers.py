@@ -43,11 +43,6 @@ class Patches:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
 
-    def positions(self, sizes: Sequence[int]) -> list[int]:
-        """The sizes of the output."""
-        every = zip(sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in every]
-
     def of(self, inputs: Tensor) -> Tensor:
         """[rows x positions, channels x kernel]."""
         if len(self.kernel) == 1:
@@ -64,16 +59,31 @@ class Use:
     Attributes:
         node: of the graph; its first output is the layer's.
         mask: bitmask of the losses that depend on it.
-        inputs: what the forward pass gave to the layer, as the graph saved it.
         rows: how many rows its product has.
         patches: of a convolution.
     """
 
     node: Any
     mask: int
-    inputs: Tensor
     rows: int
     patches: Patches | None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the forward pass gave to the layer, as the graph saved it, until a backward pass frees it."""
+        return getattr(self.node, _INPUTS[self.node.name()]).detach()
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the graph does not hold the inputs as they were, but makes them anew each time that they are read.
+
+        So do hooks on saved tensors: activation checkpointing computes a whole block again, others read from elsewhere.
+        """
+        raw = getattr(self.node, _INPUTS[self.node.name()].replace("_saved", "_raw_saved"))
+        if hasattr(raw, "unpack_hook"):
+            return raw.unpack_hook is not None
+        once, again = self.inputs, self.inputs  # both held, or the second could lie where the first was
+        return once.data_ptr() != again.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -158,15 +168,15 @@ def _is_plain(node: Any) -> bool:
 
 
 def _use(node: Any, mask: int, weight: Tensor) -> Use:
-    inputs = getattr(node, _INPUTS[node.name()]).detach()
+    shape = node._input_metadata[0].shape  # of the layer's output, whose gradient is the node's input
     if node.name() == "EmbeddingBackward0":
-        return Use(node, mask, inputs, inputs.numel(), None)
+        return Use(node, mask, math.prod(shape[:-1]), None)
     if node.name() != "ConvolutionBackward0":
-        return Use(node, mask, inputs, len(inputs), None)
+        return Use(node, mask, shape[0], None)
     patches = Patches(
         tuple(weight.shape[2:]),
         tuple(node._saved_stride),
         tuple(node._saved_padding),
         tuple(node._saved_dilation),
     )
-    return Use(node, mask, inputs, len(inputs) * math.prod(patches.positions(inputs.shape[2:])), patches)
+    return Use(node, mask, shape[0] * math.prod(shape[2:]), patches)

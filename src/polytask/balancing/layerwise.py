@@ -5,23 +5,23 @@ Each task's backward pass stops short of the weights: what it gives at a layer's
 is no such product, or where that would not pay, takes the exact route by itself. The report names the route of each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from polytask.balancing import distribution
-from polytask.balancing.accumulation import as_sparse, infinite
-from polytask.balancing.engine import Combined, Engine, Step, summed_gram
+from polytask.balancing.accumulation import as_sparse, infinite, usable_graph
+from polytask.balancing.engine import Combined, Engine, Step, reads_gradients, summed_gram
 from polytask.balancing.exact import ExactEngine, TaskGradients
-from polytask.balancing.graph import walked
+from polytask.balancing.graph import Walk, walked
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.layer_gradients import EmbeddingGradients, LayerGradients, ProductGradients
 from polytask.balancing.layers import Layer, found_layers
 from polytask.balancing.partition import Partition, partition
-
-_MOVED = 36  # multiplications in whose time one number is read or written
+from polytask.balancing.routes import FEWER_ROWS, Criterion
+from polytask.core.rules import RuleSpec
 
 
 class LayerwiseEngine(Engine):
@@ -31,51 +31,26 @@ class LayerwiseEngine(Engine):
         self._exact = ExactEngine()
 
     def combine(self, step: Step, rules: GroupRules) -> Combined:
-        return combined_by_layer(step, rules, self._exact, fewer_rows)
+        return combined_by_layer(step, rules, self._exact, FEWER_ROWS)
 
 
-class AutoEngine(Engine):
-    """Inner products for the layers in which they take less work, as far as their shapes tell."""
-
-    def __init__(self) -> None:
-        self._exact = ExactEngine()
-
-    def combine(self, step: Step, rules: GroupRules) -> Combined:
-        return combined_by_layer(step, rules, self._exact, less_work)
+def why_exact(spec: RuleSpec) -> str | None:
+    """Why each task's gradients must be formed, if so; the same on every process."""
+    if reads_gradients(spec):
+        return "the rule reads the gradients themselves"
+    return "processes hold different rows" if distribution.active() else None
 
 
-def fewer_rows(layer: Layer, tasks: int) -> bool:
-    return layer.rows < layer.fan_in
-
-
-def less_work(layer: Layer, tasks: int) -> bool:
-    """Compares multiplications and numbers moved, from shapes alone.
-
-    Exact: each task's gradient, the Gram matrix of these; a gradient is written, copied and read twice. By layer: half
-    of X X^T and of its product with each task's D, the Gram matrix of these, one weight gradient; D is copied and read
-    four times.
-    """
-    rows, fan_in, outputs = layer.rows, layer.fan_in, layer.outputs
-    if layer.kind == "embedding":
-        return rows < fan_in
-    exact = tasks * fan_in * outputs * (rows + tasks + 5 * _MOVED)
-    triangle = rows * (rows + 64) // 2
-    products = triangle * (fan_in + tasks * outputs) + tasks * rows * outputs * (tasks + 7 * _MOVED)
-    patches = 4 * _MOVED * rows * fan_in if layer.kind == "convolution" else 0
-    return products + rows * fan_in * outputs + patches < exact
-
-
-def combined_by_layer(
-    step: Step, rules: GroupRules, exact: ExactEngine, pays: Callable[[Layer, int], bool]
-) -> Combined:
-    """What the exact engine gives; the layers for which it `pays` by inner products."""
-    reads = rules.spec.returns != "weights" or rules.spec.tracker is not None
-    if reads or distribution.active():
-        why = "the rule reads the gradients themselves" if reads else "processes hold different rows"
+def combined_by_layer(step: Step, rules: GroupRules, exact: ExactEngine, criterion: Criterion) -> Combined:
+    """What the exact engine gives; the layers for which it pays by inner products."""
+    why = why_exact(rules.spec)
+    if why is not None:
         result = exact.combine(step, rules)
         return replace(result, route=dict.fromkeys(result.route, f"exact: {why}"))
-    seen = measured(step, rules, exact, pays)
-    part, found, groups, grams = seen.part, seen.found, seen.groups, seen.grams
+    walk = walked(step.losses)
+    part = partition(step.losses, step.tasks, step.named, step.shared, walk.leaves)
+    seen = measured(step, rules, exact, criterion, part, walk)
+    found, groups, grams = seen.found, seen.groups, seen.grams
     total = summed_gram(grams)
     bad = step.infinite_tasks(total) + [f"task {part.owner(name, step.tasks)!r}" for name in infinite(found.private)]
     overflow = step.overflows(bad)
@@ -96,7 +71,6 @@ class Measured:
     """What one backward pass a task gives, with the Gram matrix of each group.
 
     Attributes:
-        part: who reaches what.
         found: the gradients that were formed.
         layers: those whose were not.
         groups: group -> its parameters.
@@ -104,7 +78,6 @@ class Measured:
         routes: module -> its route.
     """
 
-    part: Partition
     found: TaskGradients
     layers: list[LayerGradients]
     groups: dict[str, list[str]]
@@ -113,19 +86,39 @@ class Measured:
 
 
 def measured(
-    step: Step, rules: GroupRules, exact: ExactEngine, pays: Callable[[Layer, int], bool], *, private: bool = True
+    step: Step, rules: GroupRules, exact: ExactEngine, criterion: Criterion, part: Partition, walk: Walk
 ) -> Measured:
-    """Of the step's losses on this process; private parameters get no gradient where that is not wanted."""
-    walk = walked(step.losses)
-    part = partition(step.losses, step.tasks, step.named, step.shared, walk.leaves)
-    if not private:
-        part = part.shared_only()
-    every = found_layers(walk, {name: part.parameters[name] for name in part.shared})
-    layers = [_gradients_of(layer, part, step, exact) for layer in every if pays(layer, len(step.tasks))]
+    """Of the step's losses on this process, for the parameters that `part` says are reached."""
+    with usable_graph(f"task {step.tasks[0]!r}", step.number):
+        chosen = _chosen(walk, {name: part.parameters[name] for name in part.shared}, len(step.tasks), criterion)
+        layers = [_gradients_of(layer, part, step, exact) for layer in chosen.layers]
     found = exact.gradients(step.losses, step.tasks, part, step=step.number, layers=layers)
     groups = rules.grouped(part.shared)
     grams = _grams(groups, found, layers, step)
-    return Measured(part, found, layers, groups, grams, _routes(part.shared, every, layers))
+    return Measured(found, layers, groups, grams, _by_module(part.shared, chosen.routes))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The layers that are taken by inner products; parameter -> its route."""
+
+    layers: list[Layer]
+    routes: dict[str, str]
+
+
+def _chosen(walk: Walk, shared: Mapping[str, Tensor], tasks: int, criterion: Criterion) -> _Chosen:
+    routes = dict.fromkeys(shared, "exact")
+    if not any(criterion.may_pay(parameter.shape, tasks) for parameter in shared.values()):
+        return _Chosen([], routes)
+    chosen = []
+    for layer in found_layers(walk, shared):
+        route = f"exact: {layer.rows} rows, fan-in {layer.fan_in}"
+        if criterion.pays(layer, tasks):
+            packed = any(use.is_packed for use in layer.uses)  # to read its inputs would compute them anew
+            route = "exact: activations are checkpointed" if packed else "layerwise"
+            chosen += [] if packed else [layer]
+        routes |= dict.fromkeys(layer.names, route)
+    return _Chosen(chosen, routes)
 
 
 def _gradients_of(layer: Layer, part: Partition, step: Step, exact: ExactEngine) -> LayerGradients:
@@ -169,13 +162,8 @@ def _combined(
     return combined
 
 
-def _routes(shared: Sequence[str], every: Sequence[Layer], layers: Sequence[LayerGradients]) -> dict[str, str]:
+def _by_module(shared: Sequence[str], route: Mapping[str, str]) -> dict[str, str]:
     """Module -> its route; by parameter where a module has several."""
-    route = dict.fromkeys(shared, "exact")
-    for layer in every:
-        route |= dict.fromkeys(layer.names, f"exact: {layer.rows} rows, fan-in {layer.fan_in}")
-    for layer in layers:
-        route |= dict.fromkeys(layer.layer.names, "layerwise")
     modules: dict[str, list[str]] = {}
     for name in shared:
         modules.setdefault(name.rpartition(".")[0] or name, []).append(name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from polytask.balancing.engine import Combined, Step
 from polytask.core import geometry
 
 
@@ -32,6 +33,20 @@ class BackwardReport:
     shared: list[str] = field(default_factory=list)
     skipped: bool = False
     measured: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, step: Step, found: Combined) -> "BackwardReport":
+        """Of a step, by what an engine has made of it."""
+        return cls(
+            step.tasks,
+            step.values,
+            found.weights,
+            gram=found.gram,
+            route=found.route,
+            shared=found.shared,
+            skipped=found.skipped,
+            measured=found.measured,
+        )
 
     @property
     def losses(self) -> dict[str, float]:

@@ -12,8 +12,11 @@ import torch
 from polytask.balancing import distribution
 from polytask.balancing.engine import Combined, Engine, Step, refuse_without_weights, summed_gram
 from polytask.balancing.exact import ExactEngine
+from polytask.balancing.graph import walked
 from polytask.balancing.group_rules import GroupRules
-from polytask.balancing.layerwise import less_work, measured
+from polytask.balancing.layerwise import measured
+from polytask.balancing.partition import partition
+from polytask.balancing.routes import LESS_WORK
 from polytask.balancing.weighted import weighted_gradients
 from polytask.core.errors import MissingInput
 from polytask.core.rules import RuleSpec
@@ -41,7 +44,9 @@ class SubsetEngine(Engine):
             what = f"lacks task {lacking!r}" if lacking is not None else f"has task {more!r}, which losses lacks"
             raise MissingInput(f"engine 'subset': subset= {what} at step {step.number}")
         part = replace(step, losses={task: given[task] for task in step.tasks})
-        seen = measured(part, rules, self._exact, less_work, private=False)
+        walk = walked(part.losses)
+        reaching = partition(part.losses, part.tasks, part.named, part.shared, walk.leaves).shared_only()
+        seen = measured(part, rules, self._exact, LESS_WORK, reaching, walk)
         gram = summed_gram(seen.grams)
         if step.overflows(step.infinite_tasks(gram)):  # infinities stay where the scaler looks for them
             ones = torch.ones(len(step.tasks), dtype=torch.float64)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -193,9 +194,9 @@ class Parameter:
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        plain = get_origin(self.type) or self.type
-        if isinstance(plain, type) and not isinstance(value, plain):
-            raise BadValue(self.name, value, f"a value of type {plain.__name__}", where)
+        plain = self.type if isinstance(self.type, UnionType) else get_origin(self.type) or self.type
+        if isinstance(plain, type | UnionType) and not isinstance(value, plain):
+            raise BadValue(self.name, value, f"a value of type {getattr(plain, '__name__', plain)}", where)
         return value
 
     def __str__(self) -> str:

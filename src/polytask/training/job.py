@@ -1,7 +1,7 @@
 """What a run is made of: data, tasks, a model to build, stages, and the recipe for the record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -107,6 +107,15 @@ class Job:
             sources=self.sources,
         )
 
+    def with_chosen_engine(self, index: int, chosen: str) -> "Job":
+        """With what the timing of a stage's engine has found; the recipe says so too."""
+        stage = self.stages[index]
+        engine = stage.rule.engine.model_copy(update={"chosen": chosen})
+        changed = stage.model_copy(update={"rule": stage.rule.model_copy(update={"engine": engine})})
+        stages = [*self.stages[:index], changed, *self.stages[index + 1 :]]
+        dumped = [each.model_dump(mode="json") for each in stages]
+        return replace(self, stages=stages, recipe={**self.recipe, "stages": dumped} if self.recipe else {})
+
     def with_generated(self, model: MultiTaskModel, stage: StageSpec) -> WithGenerated | None:
         """The model beside what makes a stage's labels, a network of the model's own kind."""
         if stage.rule.generated is None:
@@ -158,15 +167,16 @@ def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -
         groups=stage.rule.groups,
         scale=stage.rule.scale,
         priority=priority if any(value != 1.0 for value in priority.values()) else None,
+        gram=stage.accumulate.gram,
         clusters=stage.rule.clusters_of({task: target.task.index for task, target in targets.items()}),
         seed=seed,
         **{**_by_role(stage, targets), **stage.rule.parameters},
     )
-    if stage.accumulate > 1:
-        check_parts(made.spec, made.engine_name)
-    if stage.batch_size < stage.accumulate:
+    if stage.accumulate.parts > 1:
+        check_parts(made.spec, made.engine_name, made.gram, again=made.gram != "kept")
+    if stage.batch_size < stage.accumulate.parts:
         raise BadValue(
-            "accumulate", stage.accumulate, f"at most batch_size, {stage.batch_size}", f"stage {stage.name!r}"
+            "accumulate", stage.accumulate.parts, f"at most batch_size, {stage.batch_size}", f"stage {stage.name!r}"
         )
     if stage.batch_size < made.batches:
         least = f"{made.batches} or more: rule {stage.rule.kind!r} splits a step's rows into independent batches"

@@ -120,6 +120,8 @@ class _Session:
             if self._stage_state is not None:
                 stage.load_state_dict(self._stage_state)
                 self._stage_state = None
+                if stage.chosen_engine is not None:
+                    self._write_choice(stage.chosen_engine, is_new=False)
             reason = self._run_stage(stage)
             self._event("stop", reason=reason, stage_steps=progress.stage_step)
             if index + 1 < len(stages):
@@ -160,6 +162,8 @@ class _Session:
         rate = stage.learning_rate(progress.stage_step)
         progress.stage_step += 1
         progress.step += 1
+        if stage.chosen_engine is not None:
+            self._write_choice(stage.chosen_engine, is_new=True)
         if progress.step % self.job.run.log_every != 0 and progress.step != 1:
             return
         values: dict[str, Any] = {"losses": {}, "weights": {}}  # no row of the step has a label
@@ -173,6 +177,15 @@ class _Session:
             if stage.attached.values:
                 values["terms"] = dict(stage.attached.values)
         self._event("step", **values, learning_rate=rate, of=stage.steps)
+
+    def _write_choice(self, chosen: str, *, is_new: bool) -> None:
+        """What the timing of the stage's engine has found, into the run's recipe."""
+        index = self.progress.stage
+        if self.job.stages[index].rule.engine.chosen is None:
+            self.job = self.job.with_chosen_engine(index, chosen)
+            self.devices.on_first(lambda: snapshot.write_recipe(self.out, self.job))
+            if is_new:
+                self._event("message", text=f"engine auto, tuned: {chosen!r} was the fastest")
 
     def _not_finite(self, stage: Stage, error: NotFinite) -> NotFinite:
         """The error with the run's step, after the row numbers of the batch are saved."""

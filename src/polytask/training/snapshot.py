@@ -1,7 +1,7 @@
 """From a running session to a checkpoint directory and back, bit for bit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,13 @@ def begin(out: Path, job: Job, position: int) -> None:
         remove_unfinished(folder)
     prune(out, job.run.keep)
     (out / NOT_FINITE).unlink(missing_ok=True)
-    write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
+    write_recipe(out, job)
     cut(out / EVENTS, position)
+
+
+def write_recipe(out: Path, job: Job) -> None:
+    """RUN/recipe.yaml, the resolved recipe."""
+    write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
 
 
 def save(run: Path, job: Job, model: MultiTaskModel, card: Mapping[str, Any], state: Mapping[str, Any] | None) -> Path:
@@ -204,9 +209,9 @@ def _recipe(run: Path) -> Any:
 
 
 def _check_same_recipe(saved: Any, job: Job, run: Path) -> None:
-    """A run can be continued by its own recipe only."""
+    """A run can be continued by its own recipe only, whether or not that knows what a timing of engines has found."""
     written = yaml.safe_load(yaml.safe_dump(dict(job.recipe)))  # as it would be read back
-    difference = _difference(saved, written)
+    difference = next((each for each in _differences(saved, written) if not _is_chosen_engine(each)), None)
     if difference is not None:
         path, before, now = difference
         raise CheckpointError(
@@ -225,16 +230,28 @@ def _check_same_data(checkpoint: Checkpoint, job: Job, run: Path) -> None:
         )
 
 
-def _difference(saved: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
+def _difference(saved: Any, now: Any) -> tuple[str, Any, Any] | None:
     """The first place where two nested values differ: its path and both values."""
+    return next(_differences(saved, now), None)
+
+
+def _differences(saved: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         pairs = [(key, saved.get(key), now.get(key)) for key in dict.fromkeys([*saved, *now])]
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         pairs = list(zip(range(len(saved)), saved, now, strict=True))
     else:
-        return None if saved == now else (path, saved, now)
-    parts = (_difference(old, new, f"{path}.{key}" if path else str(key)) for key, old, new in pairs)
-    return next((part for part in parts if part is not None), None)
+        if saved != now:
+            yield path, saved, now
+        return
+    for key, old, new in pairs:
+        yield from _differences(old, new, f"{path}.{key}" if path else str(key))
+
+
+def _is_chosen_engine(difference: tuple[str, Any, Any]) -> bool:
+    """Whether what a run has found differs from a recipe that does not know of it."""
+    path, _, now = difference
+    return path.endswith(".rule.engine.chosen") and now is None
 
 
 def _short(value: Any) -> str:

@@ -19,12 +19,15 @@ def _kind(value: Any) -> Any:
 class EngineChoice(Strict):
     """How a rule on gradients gets to see them: see docs/loop.md.
 
-    `every` is of `interval`, `fraction` of `subset`; null is the default: 10 steps, a quarter of the rows.
+    `every` is of `interval`, `fraction` of `subset`; null is the default: 10 steps, a quarter of the rows. `tune` is of
+    `auto`, and `chosen` what it has found, which a run writes into its recipe.
     """
 
-    kind: Literal["exact", "layerwise", "auto", "representation", "subset", "interval"] = "exact"
+    kind: Literal["auto", "exact", "layerwise", "representation", "subset", "interval"] = "auto"
     every: int | None = Field(default=None, ge=1)
     fraction: float | None = Field(default=None, gt=0, le=1)
+    tune: bool = False
+    chosen: Literal["auto", "exact", "layerwise"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "EngineChoice":
@@ -32,11 +35,15 @@ class EngineChoice(Strict):
             raise ValueError(f"every belongs to interval, not to {self.kind}")
         if self.fraction is not None and self.kind != "subset":
             raise ValueError(f"fraction belongs to subset, not to {self.kind}")
+        if self.tune and self.kind != "auto":
+            raise ValueError(f"tune belongs to auto, not to {self.kind}")
+        if self.chosen is not None and not self.tune:
+            raise ValueError("chosen is what tune: true has found")
         return self
 
     def options(self) -> dict[str, Any]:
         """What the balancer takes; which rows are in a subset is the trainer's matter."""
-        return self.model_dump(exclude_none=True, exclude={"fraction"})
+        return self.model_dump(exclude_defaults=True, exclude={"fraction"}) | {"kind": self.kind}
 
 
 class ClusterChoice(Strict):
@@ -143,6 +150,31 @@ class EarlyStoppingSpec(Strict):
     least_gain: float = Field(default=0.0, ge=0)
 
 
+class AccumulateSpec(Strict):
+    """A step's rows in parts, one after the other, where all at once need too much memory.
+
+    Attributes:
+        parts: how many.
+        gram: how a rule on gradients sees the whole batch: from each task's gradients, "kept" from part to part; from
+            parts that are computed again, "recomputed", with the memory of one gradient; or by "micro_mean", the mean
+            of the parts' Gram matrices, which is an approximation.
+    """
+
+    parts: int = Field(default=1, ge=1)
+    gram: Literal["kept", "recomputed", "micro_mean"] = "kept"
+
+    @model_validator(mode="after")
+    def _check(self) -> "AccumulateSpec":
+        if self.parts == 1 and self.gram != "kept":
+            raise ValueError(f"gram {self.gram!r} is of a step in several parts")
+        return self
+
+
+def _parts(value: Any) -> Any:
+    """`8` is short for `{parts: 8}`."""
+    return {"parts": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class StageSpec(Strict):
     """One stage: which tasks, from which mixture, which parameters, balanced by which rule, for how long.
 
@@ -155,8 +187,7 @@ class StageSpec(Strict):
             the run's first stage on; a stage that does not name it leaves it as it is.
         epochs, steps: the length; one of the two, or neither for one epoch.
         batch_size: rows a step, over all processes.
-        accumulate: parts that a step's rows are computed in, one after the other, where all at once need too much
-            memory; the step is that of the whole batch.
+        accumulate: parts that a step's rows are computed in; the step is that of the whole batch.
         clip: largest norm of the gradient; null leaves it.
         early_stopping: see there.
     """
@@ -172,7 +203,7 @@ class StageSpec(Strict):
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: Annotated[AccumulateSpec, BeforeValidator(_parts)] = AccumulateSpec()
     clip: float | None = Field(default=None, gt=0)
     early_stopping: EarlyStoppingSpec | None = None
 

@@ -16,7 +16,7 @@ from polytask.training.devices import Devices
 from polytask.training.generated import GeneratedLabels, Spread, generated_names, groups_of, with_labels
 from polytask.training.job import Job, stage_balancer
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
-from polytask.training.steps import train_step
+from polytask.training.steps import Steps
 
 
 class Stage:
@@ -67,7 +67,7 @@ class Stage:
         learnable = _trained_by_losses(model, learnable)
         chosen = _chosen(model, learnable, spec.trainable, spec.name)
         self._generated = job.with_generated(model, spec)
-        self._targets: dict[str, Any] = dict(self.targets)
+        targets: dict[str, Any] = dict(self.targets)
         if self._generated is not None and spec.rule.generated is not None:
             if devices.world > 1:
                 raise Inconsistent(f"stage {spec.name!r}: generated labels are spread over a batch of one process only")
@@ -75,7 +75,7 @@ class Stage:
             self._generated.auxiliary.to(devices.device)
             groups = groups_of(self.targets[spec.rule.generated.task], spec.rule.generated.classes)
             names = generated_names(spec, self.targets)
-            self._targets |= dict(zip(names, (GeneratedLabels(groups), Spread(groups)), strict=True))
+            targets |= dict(zip(names, (GeneratedLabels(groups), Spread(groups)), strict=True))
             chosen = [*chosen, *self._generated.own_parameters()]
         self._auxiliary = job.with_auxiliary(model, spec)
         if self._auxiliary is not None:
@@ -87,8 +87,18 @@ class Stage:
         for kind in self.attached.with_term:
             where = f"stage {spec.name!r}, attachment {kind!r}"
             _require_one_representation(where, "no such attachment", model, list(used), list(self.targets))
-        self.attached.check(spec.name, devices, self.balancer, spec.accumulate)
-        self._parameters = dict(self.trained.named_parameters())
+        self.attached.check(spec.name, devices, self.balancer, spec.accumulate.parts)
+        self._steps = Steps(
+            self.trained,
+            targets,
+            self.balancer,
+            self.attached,
+            self.optimizer,
+            devices,
+            clip=spec.clip,
+            number_of_parts=spec.accumulate.parts,
+            fraction=spec.rule.engine.fraction or 0.25,
+        )
         self._seeds = _Seeds(noise.child("step", devices.rank))
 
     def batches(self, step: int) -> Iterable[list[Batch]]:
@@ -113,24 +123,16 @@ class Stage:
         set_learning_rate(self.optimizer, self.learning_rate(step))
         if self.spec.rule.generated is not None:
             pieces = [with_labels(piece, self.spec.rule.generated.task) for piece in pieces]
-        report = train_step(
-            self.trained,
-            pieces,
-            self._targets,
-            self.balancer,
-            self.attached,
-            self.optimizer,
-            self.devices,
-            parameters=self._parameters,
-            seed=self._seeds.at(step),
-            clip=self.spec.clip,
-            number_of_parts=self.spec.accumulate,
-            validation=() if self._validation is None else self._validation.at(step),
-            fraction=self.spec.rule.engine.fraction,
-        )
+        validation = () if self._validation is None else self._validation.at(step)
+        report = self._steps.take(pieces, seed=self._seeds.at(step), validation=validation)
         if report is not None:
             self.attached.step(step, factor(self.spec.schedule, step, self.steps))
         return report
+
+    @property
+    def chosen_engine(self) -> str | None:
+        """The engine that a timing has found fastest, where the stage asks for one and it has ended."""
+        return self.balancer.engine.chosen
 
     def learning_rate(self, step: int) -> float:
         return self.spec.optimizer.lr * factor(self.spec.schedule, step, self.steps)

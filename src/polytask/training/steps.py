@@ -1,242 +1,155 @@
 """One training step: pieces of a batch -> losses -> balanced gradients -> the optimiser."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from polytask.balancing import BackwardReport, Balancer
 from polytask.balancing.accumulation import accumulate
-from polytask.balancing.session import VALIDATION
-from polytask.core.errors import MissingInput
 from polytask.core.noise import Noise
-from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
 from polytask.training.attached import Attached
 from polytask.training.devices import Devices
+from polytask.training.losses import Forward, label_counts, parts, task_losses
 
 
-@dataclass(frozen=True)
-class TaskLosses:
-    """Means over the present labels, how many labels are behind each, and what they were computed from.
-
-    Attributes:
-        representation: of each piece, where asked for.
-    """
-
-    losses: dict[str, Tensor]
-    counts: dict[str, float]
-    representation: list[Tensor]
-
-
-def task_losses(
-    model: Callable[..., Any],
-    pieces: Sequence[Batch],
-    targets: Mapping[str, Target],
-    devices: Devices,
-    *,
-    representation: bool = False,
-) -> TaskLosses:
-    """The losses of the tasks that have a label in these pieces, with the shared representation if it is asked for.
-
-    With several processes a task without a label here stays, as a zero with its graph, since another process may have
-    one: what is computed must not depend on the process.
-    """
-    losses: dict[str, Tensor] = {}
-    counts: dict[str, float] = {}
-    shared: list[Tensor] = []
-    for piece in pieces:
-        found = {task: piece.present[task].count_nonzero().item() for task in targets if task in piece.labels}
-        tasks = [task for task, count in found.items() if count or devices.world > 1]
-        if not tasks:
-            continue
-        moved = piece if devices.device.type == "cpu" else piece.to(devices.device)
-        with devices.autocast(), listen() as tape:
-            outputs = _outputs(model, moved, tasks, shared if representation else None)
-        for task in tasks:
-            numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
-            if torch.is_grad_enabled() and not numerator.requires_grad:
-                raise MissingInput(
-                    f"task {task!r} reaches no parameter that this stage trains; "
-                    "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
-                )
-            counts[task] = float(found[task])
-            losses[task] = numerator / max(found[task], 1)
-            for weight, guess in tape.guesses.get(task, ()):  # of heads that help in training only
-                at_place, _ = targets[task].loss(guess.float(), moved.labels[task], moved.present[task])
-                losses[task] = losses[task] + weight * at_place / max(found[task], 1)
-            if task in tape.penalties:  # what the task's gates ask for, as DSelect-k's do
-                losses[task] = losses[task] + tape.penalties[task]
-    return TaskLosses(losses, counts, shared)
-
-
-def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | None) -> dict[str, Tensor]:
-    """The outputs; the representation that they are computed from is appended to `shared`, if that is a list."""
-    if shared is None:
-        return model(batch.inputs, tasks)
-    shared.append(model.representation(batch.inputs, tasks))
-    return model.from_representation(shared[-1], tasks)
-
-
-def _accumulated(
-    model: nn.Module,
-    pieces: Sequence[Batch],
-    targets: Mapping[str, Target],
-    balancer: Balancer,
-    devices: Devices,
-    parameters: Mapping[str, Tensor],
-) -> bool:
-    """Whether a part of the step has a label, which the balancer then knows of."""
-    found = task_losses(model, pieces, targets, devices)
-    if found.losses:
-        balancer.accumulate(found.losses, parameters, counts=found.counts, scaler=devices.scaler)
-    return bool(found.losses)
-
-
-def parts(pieces: Sequence[Batch], number: int) -> list[list[Batch]]:
-    """The rows of a step as several batches of their own; rows are in random order, so the batches are independent."""
-    if number == 1:
-        return [list(pieces)]
-    return [[piece.part(place, number) for piece in pieces] for place in range(number)]
-
-
-def train_step(
-    model: nn.Module,
-    pieces: Sequence[Batch],
-    targets: Mapping[str, Target],
-    balancer: Balancer,
-    attached: Attached,
-    optimizer: torch.optim.Optimizer,
-    devices: Devices,
-    *,
-    parameters: Mapping[str, Tensor],
-    seed: int,
-    clip: float | None,
-    number_of_parts: int = 1,
-    validation: Sequence[Batch] = (),
-    fraction: float | None = None,
-) -> BackwardReport | None:
-    """Changes the model by one step; None, and no change, when no row of any process has a label.
-
-    The attachments' own parameters are left with their gradient, for `attached.step`.
+class Steps:
+    """Takes the steps of a stage; a step changes the model, or nothing when no row of any process has a label.
 
     Args:
-        parameters: the model's, by name.
-        seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
-            generator back as it found it), so a resumed run draws the same.
+        model: changed in place.
+        targets: of the stage.
+        balancer, attached, optimizer, devices: of the stage; the attachments' own parameters are left with their
+            gradient, for `attached.step`.
         clip: the largest norm of the gradient.
         number_of_parts: of the rows, which are computed one after the other.
-        validation: the batch for rules that need one; the same rows in every process.
-        fraction: of the rows, for engine "subset"; None is a quarter.
-    """
-    devices.seed(seed)
-    needs_representation = balancer.engine.reads == "representation"
-    wanted = needs_representation or attached.reads_representation
-    *earlier, last = parts(pieces, number_of_parts)
-    any_earlier = [_accumulated(model, part, targets, balancer, devices, parameters) for part in earlier]
-    found = [
-        task_losses(model, part, targets, devices, representation=wanted) for part in parts(last, balancer.batches)
-    ]
-    several, first = len(found) > 1, found[0]
-    here = any(all(task in each.losses for each in found) for task in first.losses)
-    if devices.world == 1 and not here and not any(any_earlier):
-        return None
-    terms = attached.gradients(first.losses, first.counts, first.representation, parameters)  # uses no graph up
-    again = Forward(model, pieces, validation, targets, devices, seed)
-    report = balancer.backward(
-        [each.losses for each in found] if several else first.losses,
-        parameters,
-        representation=first.representation if needs_representation else None,
-        subset=again.part(fraction or 0.25) if balancer.engine.reads == "subset" else None,
-        forward=again,
-        counts=[each.counts for each in found] if several else first.counts,
-        scaler=devices.scaler,
-    )
-    if not report.tasks:
-        return None
-    for parameter, grad in terms:
-        accumulate(parameter, grad)
-    if clip is not None:
-        if devices.scaler is not None:
-            devices.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
-    if devices.scaler is None:
-        optimizer.step()
-    else:
-        devices.scaler.step(optimizer)
-        devices.scaler.update()
-    optimizer.zero_grad()
-    if balancer.looks_again:
-        with torch.no_grad():
-            after = again.losses()
-        balancer.after_step(after.losses, counts=after.counts)
-    return report
-
-
-@dataclass(frozen=True)
-class Forward:
-    """The losses of a step as a function, `forward=` of the balancer: it changes nothing.
-
-    Buffers (BatchNorm's running statistics) are left as they are, so that a batch counts once. The step's batch sees
-    the same dropout as before; the validation batch goes through the model as in an evaluation.
+        fraction: of the rows, for engine "subset".
     """
 
-    model: nn.Module
-    pieces: Sequence[Batch]
-    validation: Sequence[Batch]
-    targets: Mapping[str, Target]
-    devices: Devices
-    seed: int
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: Mapping[str, Target],
+        balancer: Balancer,
+        attached: Attached,
+        optimizer: torch.optim.Optimizer,
+        devices: Devices,
+        *,
+        clip: float | None = None,
+        number_of_parts: int = 1,
+        fraction: float = 0.25,
+    ) -> None:
+        self._model, self._targets, self._devices = model, targets, devices
+        self._balancer, self._attached, self._optimizer = balancer, attached, optimizer
+        self._parameters = dict(model.named_parameters())
+        self._clip, self._number_of_parts, self._fraction = clip, number_of_parts, fraction
 
-    def __call__(self, parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> dict[str, Tensor]:
-        return self.losses(parameters, batch).losses
+    def take(self, pieces: Sequence[Batch], *, seed: int, validation: Sequence[Batch] = ()) -> BackwardReport | None:
+        """One step; None, and no change, when no row of any process has a label.
 
-    def losses(self, parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> TaskLosses:
-        """With how many labels are behind each."""
-        call = self._unchanging(parameters)
-        if batch != VALIDATION:
-            self.devices.seed(self.seed)
-            return task_losses(call, self.pieces, self.targets, self.devices)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            found = task_losses(call, self.validation, self.targets, self.devices)
-        finally:
-            self.model.train(was_training)
-        labelled = {task: loss for task, loss in found.losses.items() if found.counts[task]}
-        return TaskLosses(labelled, found.counts, [])
+        Args:
+            seed: of torch's generator, which dropout draws from. It is seeded anew in each step (the run gives the
+                generator back as it found it), so a resumed run draws the same.
+            validation: the batch for rules that need one; the same rows in every process.
+        """
+        again = Forward(self._model, pieces, validation, self._targets, self._devices, seed)
+        computed_again = self._number_of_parts > 1 and self._balancer.gram != "kept"
+        report = self._computed_again(again) if computed_again else self._balanced(again)
+        if report is None or not report.tasks:
+            return None
+        self._move()
+        if self._balancer.looks_again:
+            with torch.no_grad():
+                after = again.losses()
+            self._balancer.after_step(after.losses, counts=after.counts)
+        return report
 
-    def part(self, fraction: float) -> dict[str, Tensor]:
-        """The losses on a fraction of the rows, which the step's seed draws; a task without a label there gets one."""
-        self.devices.seed(self.seed)
-        chosen = drawn_rows(self.pieces, fraction, self.seed)
-        return task_losses(self._unchanging(None), chosen, self.targets, self.devices).losses
+    def _balanced(self, step: Forward) -> BackwardReport | None:
+        """Writes the gradients of a step whose rows are computed once."""
+        balancer, attached, devices = self._balancer, self._attached, self._devices
+        devices.seed(step.seed)
+        *earlier, last = parts(step.pieces, self._number_of_parts)
+        any_earlier = self._accumulated(earlier, step.seed)
+        needs_representation = balancer.engine.reads == "representation"
+        wanted = needs_representation or attached.reads_representation
+        found = [
+            task_losses(self._model, part, self._targets, devices, representation=wanted)
+            for part in parts(last, balancer.batches)
+        ]
+        several, first = len(found) > 1, found[0]
+        here = any(all(task in each.losses for each in found) for task in first.losses)
+        if devices.world == 1 and not here and not any_earlier:
+            return None
+        # uses no graph up
+        terms = attached.gradients(first.losses, first.counts, first.representation, self._parameters)
+        report = balancer.backward(
+            [each.losses for each in found] if several else first.losses,
+            self._parameters,
+            representation=first.representation if needs_representation else None,
+            subset=step.part(self._fraction) if balancer.engine.reads == "subset" else None,
+            forward=step,
+            counts=[each.counts for each in found] if several else first.counts,
+            scaler=devices.scaler,
+        )
+        for parameter, grad in terms if report.tasks else ():
+            accumulate(parameter, grad)
+        return report
 
-    def _unchanging(self, parameters: Mapping[str, Tensor] | None) -> Any:
-        """The model as a function that leaves its buffers alone."""
-        used = {name: buffer.clone() for name, buffer in self.model.named_buffers()} | dict(parameters or {})
+    def _accumulated(self, earlier: Sequence[Sequence[Batch]], seed: int) -> bool:
+        """Whether one of the parts before the last has a label; the balancer then knows of it."""
+        any_label = False
+        for place, part in enumerate(earlier):
+            self._devices.seed(_seed_of_part(seed, place))
+            found = task_losses(self._model, part, self._targets, self._devices)
+            if found.losses:
+                self._balancer.accumulate(
+                    found.losses, self._parameters, counts=found.counts, scaler=self._devices.scaler
+                )
+                any_label = True
+        if earlier:
+            self._devices.seed(_seed_of_part(seed, len(earlier)))
+        return any_label
 
-        def call(inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
-            return functional_call(self.model, used, (inputs, tasks))
+    def _computed_again(self, step: Forward) -> BackwardReport | None:
+        """Writes the gradients of a step whose parts the balancer has computed several times."""
+        every = parts(step.pieces, self._number_of_parts)
+        counts = [label_counts(part, self._targets) for part in every]
+        if self._devices.world == 1 and not any(any(count.values()) for count in counts):
+            return None
+        again = [step.of_part(part, _seed_of_part(step.seed, place)) for place, part in enumerate(every)]
+        seen = [False] * len(every)
 
-        return call
+        def forward(parameters: Mapping[str, Tensor] | None = None, batch: int | str = 0) -> Mapping[str, Tensor]:
+            """The first pass of a part is the one that running statistics count."""
+            if not isinstance(batch, int):
+                return step(parameters, batch)
+            if seen[batch]:
+                return again[batch](parameters)
+            seen[batch] = True
+            self._devices.seed(again[batch].seed)
+            return task_losses(self._model, every[batch], self._targets, self._devices).losses
+
+        number, scaler = self._number_of_parts, self._devices.scaler
+        return self._balancer.backward_parts(forward, self._parameters, parts=number, counts=counts, scaler=scaler)
+
+    def _move(self) -> None:
+        """The optimiser's step."""
+        optimizer, scaler = self._optimizer, self._devices.scaler
+        if self._clip is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(every, self._clip)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
 
 
-def drawn_rows(pieces: Sequence[Batch], fraction: float, seed: int) -> list[Batch]:
-    """A part of each piece: the fraction of its rows, and one with a label for each task that would have none."""
-    drawn = []
-    for number, piece in enumerate(pieces):
-        order = torch.from_numpy(Noise(seed, "subset", number).permutation(len(piece)))
-        taken = torch.zeros(len(piece), dtype=torch.bool)
-        taken[order[: math.ceil(fraction * len(piece))]] = True
-        for present in piece.present.values():
-            labelled = present if present.dim() == 1 else present.flatten(1).any(1)
-            if labelled.any() and not (labelled & taken).any():
-                taken[order[labelled[order]][0]] = True
-        drawn.append(piece.at(taken.nonzero()[:, 0]))
-    return drawn
+def _seed_of_part(seed: int, place: int) -> int:
+    """Of the dropout in a part of a step; the first has the step's own."""
+    return Noise(seed, "part", place).torch_seed() if place else seed
