@@ -91,12 +91,16 @@ class Largest:
             found = (np.bitwise_and(row, _MAGNITUDE, out=bits) for row in rows)
             return np.stack([np.bincount(np.right_shift(row, 16, out=bits), minlength=_BUCKETS) for row in found])
         above, inside, equal = [], [], []
+        least = row_before = -1
         for row, (low, high) in self._places(state):
-            np.bitwise_and(rows[row], _MAGNITUDE, out=bits)
+            if row != row_before:
+                np.bitwise_and(rows[row], _MAGNITUDE, out=bits)
+                row_before, least = row, 0
             if state.step == "ties":
                 equal.append(int(np.count_nonzero(bits == low)))
                 continue
-            bits -= np.int32(low)
+            bits -= np.int32(low - least)
+            least = low
             above.append(np.count_nonzero(bits > high - low))
             offsets = bits.view(np.uint32)  # what is below the window wraps around to far above
             inside.append(offsets[offsets <= np.uint32(high - low)])

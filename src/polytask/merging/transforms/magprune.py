@@ -52,8 +52,15 @@ def magprune(
             raise BadValue("epsilon", width, allowed, "transform 'magprune'")
         if rows.numel():
             share = _probabilities(rows.shape[1], mean, width, span)
-            rows.mul_(torch.from_numpy(_factors(rows.float().numpy(), source, share, rescale)))
+            step = max(1, _AT_ONCE // rows.shape[1])
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                shifted = source.shifted(start * rows.shape[1])
+                part.mul_(torch.from_numpy(_factors(part.float().numpy(), shifted, share, rescale)))
     return stack
+
+
+_AT_ONCE = 1 << 15  # elements that are sorted at a time, so that the keys stay in a core's cache
 
 
 def _probabilities(length: int, mean: float, width: float, span: str) -> Float[np.ndarray, "row"]:
