@@ -1,6 +1,6 @@
 """What a run is made of: data, tasks, a model to build, stages, and the recipe for the record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,18 +93,25 @@ class Job:
         return {task: of[task] for task in self.tasks}
 
     def build(self) -> MultiTaskModel:
-        targets = self.targets
+        return self._built(self.model, self.targets)
+
+    def build_without(self, model: MultiTaskModel, tasks: Sequence[str]) -> MultiTaskModel:
+        """A model like this one that never had these tasks, as far as the rest allows; its numbers mean nothing."""
+        kept = {task: target for task, target in self.targets.items() if task not in tasks}
+        return self._built(model.spec or self.model, kept)
+
+    def _built(self, spec: ModelSpec, targets: Mapping[str, Target]) -> MultiTaskModel:
         outputs = {task: target.outputs for task, target in targets.items()}
         heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
         return build_model(
-            self.model,
+            spec,
             self.schemas,
             outputs,
             heads,
             seed=self.run.seed,
             encoder=self.encoder,
             attachments=self.attachments,
-            sources=self.sources,
+            sources={task: self.sources[task] for task in targets},
         )
 
     def with_chosen_engine(self, index: int, chosen: str) -> "Job":
@@ -139,9 +146,10 @@ class Job:
         outputs = {task: target.outputs for task, target in self.targets_of(stage).items()}
         return WithAuxiliary(model, outputs, weight, self.run.seed)
 
-    def config(self, model: MultiTaskModel) -> dict[str, Any]:
-        """config.json: enough to build the model again; `encoder: null` says that it came from a Python factory."""
-        targets = self.targets
+    def config(self, model: MultiTaskModel, without: Sequence[str] = ()) -> dict[str, Any]:
+        """config.json: enough to build the model again, `without` some tasks; `encoder: null` says that it came from a
+        Python factory."""
+        targets = {task: target for task, target in self.targets.items() if task not in without}
         spec = model.spec or self.model
         return {
             "version": 1,
@@ -149,7 +157,7 @@ class Job:
             "python_encoder": self.encoder is not None,
             "attachments": [each.model_dump(mode="json") for each in self.attachments],
             "schemas": {name: schema.to_json() for name, schema in self.schemas.items()},
-            "sources": self.sources,
+            "sources": {task: self.sources[task] for task in targets},
             "outputs": {task: target.outputs for task, target in targets.items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
         }

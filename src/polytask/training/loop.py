@@ -81,14 +81,15 @@ class _Session:
             synchronize_batchnorm(self.model)
         self.model.to(devices.device)
         self._stage: Stage | None = None
-        self._remarks = list(job.data.remarks)
+        self._without, remark = snapshot.stripped(job, self.model)
+        self._remarks = [*job.data.remarks, *([] if remark is None else [remark])]
         self._stage_state: Any = None  # of the stage that a resumed run is in
         self._best_tensors: dict[str, torch.Tensor] = {}  # where no checkpoint keeps the best model
         self._valid: dict[str, Any] = {}
 
     def restore(self, last: Checkpoint, state: Mapping[str, Any]) -> None:
         """Continues where a checkpoint was written."""
-        self.model.load_state_dict(last.tensors())
+        self.model.load_state_dict(snapshot.whole(last))
         self.progress = Progress(**state["progress"])
         self._stage_state = state["stage"]
         if state["torch"] != torch.__version__:
@@ -246,15 +247,18 @@ class _Session:
         self._event("checkpoint", best=is_best)
         state = snapshot.session_state(progress, stage.state_dict(), self.events.position(), job.run.deterministic)
         metrics = snapshot.main_metrics(job, {"valid": self._valid} if is_best else {})
-        card = snapshot.card(job, self.model, progress.step, metrics)
-        path = snapshot.save(self.out, job, self.model, card, state)
+        card = snapshot.card(job, self.model, progress.step, metrics, self._without)
+        path = snapshot.save(self.out, job, self.model, card, state, self._without)
         snapshot.keep(self.out, path, is_best, job.run.keep)
 
     def finish(self) -> dict[str, Any]:
         """Scores the best model on the test split, once, and writes its final card and results.json."""
         job, progress = self.job, self.progress
         best = pointed(self.out, "best")
-        self.model.load_state_dict(self._best_tensors if best is None else read_checkpoint(best).tensors())
+        if not self._best_tensors:
+            assert best is not None
+            self._best_tensors = snapshot.whole(read_checkpoint(best))
+        self.model.load_state_dict(self._best_tensors)
         test = self._tested()
         with self.devices.autocast():
             gates = gate_report(self.model, self._valid_rows, job.targets, EVALUATION_BATCH)
@@ -266,8 +270,8 @@ class _Session:
             if best is not None:
                 update_card(best, {"metrics": metrics})
             else:
-                card = snapshot.card(job, self.model, progress.best_step, metrics)
-                point(self.out, "best", snapshot.save(self.out, job, self.model, card, None))
+                card = snapshot.card(job, self.model, progress.best_step, metrics, self._without)
+                point(self.out, "best", snapshot.save(self.out, job, self.model, card, None, self._without))
             write_file(self.out / snapshot.RESULTS, json_bytes(results))
             return results
 

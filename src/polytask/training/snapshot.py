@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from polytask.checkpoints import (
     Checkpoint,
@@ -122,13 +123,55 @@ def write_recipe(out: Path, job: Job) -> None:
     write_file(out / RECIPE, yaml.safe_dump(dict(job.recipe), sort_keys=False, allow_unicode=True).encode())
 
 
-def save(run: Path, job: Job, model: MultiTaskModel, card: Mapping[str, Any], state: Mapping[str, Any] | None) -> Path:
+@dataclass(frozen=True)
+class Stripped:
+    """What saved models lack: what only tasks with the role training_only need.
+
+    Attributes:
+        tasks: those tasks.
+        names: of their tensors.
+        parameters: of what is left, as `describe` counts them.
+    """
+
+    tasks: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    parameters: dict[str, Any] | None = None
+
+
+def stripped(job: Job, model: MultiTaskModel) -> tuple[Stripped, str | None]:
+    """What is left out of saved models, and a remark where a training-only task must stay."""
+    tasks = tuple(task for task, target in job.targets.items() if target.task.role == "training_only")
+    if not tasks or len(tasks) == len(job.targets):
+        return Stripped(), None
+    without, whole = job.build_without(model, tasks), model.state_dict()
+    kept = without.state_dict()
+    if any(name not in whole or whole[name].shape != tensor.shape for name, tensor in kept.items()):
+        said = f"sharing {job.model.sharing.kind!r} computes them for the others"
+        return Stripped(), f"training-only tasks stay in the saved model ({', '.join(tasks)}): {said}"
+    return Stripped(tasks, tuple(name for name in whole if name not in kept), describe(without)), None
+
+
+def whole(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a run's checkpoint, those of training-only tasks too."""
+    return {**checkpoint.tensors(), **checkpoint.state().get("training_only", {})}
+
+
+def save(
+    run: Path,
+    job: Job,
+    model: MultiTaskModel,
+    card: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
+    without: Stripped = Stripped(),
+) -> Path:
     """Writes RUN/checkpoints/step-N, with N from the card."""
-    path = Path(run) / "checkpoints" / f"step-{card['step']}"
+    path, tensors = Path(run) / "checkpoints" / f"step-{card['step']}", model.state_dict()
+    if state is not None:
+        state = {**state, "training_only": {name: tensors[name] for name in without.names}}
     write_checkpoint(
         path,
-        tensors=model.state_dict(),
-        config=job.config(model),
+        tensors={name: tensor for name, tensor in tensors.items() if name not in without.names},
+        config=job.config(model, without.tasks),
         inputs=job.data.to_json(),
         card=card,
         recipe=job.recipe,
@@ -138,11 +181,14 @@ def save(run: Path, job: Job, model: MultiTaskModel, card: Mapping[str, Any], st
     return path
 
 
-def card(job: Job, model: MultiTaskModel, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def card(
+    job: Job, model: MultiTaskModel, step: int, metrics: Mapping[str, Any], without: Stripped = Stripped()
+) -> dict[str, Any]:
     """card.json but for the file hashes. `metrics`: as `main_metrics` gives them."""
     tasks = {
         task: {"kind": target.task.kind, "metric": target.task.metric, "role": target.task.role}
         for task, target in job.targets.items()
+        if task not in without.tasks
     }
     return {
         "version": 1,
@@ -153,7 +199,7 @@ def card(job: Job, model: MultiTaskModel, step: int, metrics: Mapping[str, Any])
         "sharing": job.model.sharing.kind,
         "seed": job.run.seed,
         "step": step,
-        "parameters": describe(model),
+        "parameters": without.parameters or describe(model),
         "metrics": dict(metrics),
         "versions": versions(),
     }
