@@ -132,7 +132,10 @@ class _Improvement:
             if abs(t - last) <= 1e-9 * abs(last) and (positive >= 0).all():
                 y[index] = positive
                 break
-            if not low < t < high:  # the chord, which ends at or below the root; every other time the middle
+            if not low < t < high:  # the tangent, which ends at or above the root of the convex length
+                slope = float(self.v @ y) / length if length > 0 else 0.0
+                t = last + (self.radius - length) / slope if slope > 0 else math.nan
+            if not low < t < high:  # the chord, which ends at or below it; every other time the middle
                 chord = high_length < math.inf and iteration % 2 == 0
                 share = (self.radius - low_length) / (high_length - low_length) if chord else 0.5
                 t = low + share * (high - low)

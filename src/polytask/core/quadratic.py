@@ -78,12 +78,19 @@ def nonnegative_quadratic(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
 
 def _methods(rows: int, variables: int) -> Iterator[Callable[[_Matrix, np.ndarray], Solved]]:
     """What is tried, one after the other, on the rows that are not solved yet; the last solves all."""
-    if variables > _FEW:
-        if rows > 2:
-            yield _spanned
+    few = variables <= _FEW
+    if few:
+        yield _by_cholesky
+    if rows > 2:
+        yield _spanned
+        if not few:
             yield _splitting
-        yield _block_pivoting
-    yield _compiled
+    yield _block_pivoting
+    if few:
+        yield _active_set
+    elif rows <= 2:
+        yield _by_cholesky
+    yield _reduced
     yield _last_resort
 
 
@@ -153,7 +160,7 @@ def _block_pivoting(matrix: _Matrix, linear: np.ndarray) -> Solved:
     """Exchanges every variable that violates a condition, while that helps; on a singular M most rows would cycle."""
     if len(linear) > 2 and matrix.is_singular:
         return _none(linear)
-    return _pivoted(matrix.entries, linear, linear > 0, 8)
+    return _pivoted(matrix.entries, linear, linear > 0, 3 if len(matrix) <= _FEW else 8)
 
 
 def _pivoted(matrix: np.ndarray, linear: np.ndarray, positive: np.ndarray, rounds: int) -> Solved:
@@ -187,25 +194,58 @@ def _pivoted(matrix: np.ndarray, linear: np.ndarray, positive: np.ndarray, round
     return result, accepted
 
 
-def _compiled(matrix: _Matrix, linear: np.ndarray) -> Solved:
-    """Row by row by scipy's form of the last resort, in as many dimensions as M has; shifted, if some b is not in them.
+def _active_set(matrix: _Matrix, linear: np.ndarray) -> Solved:
+    """The same one variable at a time, every row at once; each exchange lowers the objective, so none comes back.
 
-    A single row is not worth the eigenvalues: then the factor is that of Cholesky.
+    Source: Lawson and Hanson 1974, "Solving Least Squares Problems", algorithm NNLS, on the normal equations. A
+    variable that depends on the positive ones has no gradient and never joins them, so a singular M does no harm.
     """
-    factor = _cholesky(matrix.entries) if len(linear) <= 2 or len(matrix) <= _FEW else None
-    if factor is not None:
-        targets = np.linalg.solve(factor.T, linear.T).T
-    else:
-        values, vectors = matrix.eigen
-        kept = values > _RANK * values[-1]
-        if kept.all() or np.abs(linear @ vectors[:, ~kept]).max() > 1e-9:
-            values, kept = values + _SHIFT, np.ones_like(kept)
-        lengths = np.sqrt(values[kept])
-        factor, targets = lengths[:, None] * vectors[:, kept].T, linear @ vectors[:, kept] / lengths
+    entries, (rows, n) = matrix.entries, linear.shape
+    x = np.zeros((rows, n))
+    positive, settled = np.zeros((rows, n), dtype=bool), np.ones(rows, dtype=bool)  # settled: x solves its positive set
+    active = np.arange(rows)
+    for _ in range(10 * n):
+        gradient = np.where(positive[active], -np.inf, linear[active] - x[active] @ entries)
+        entering = gradient.argmax(1)
+        improves = gradient.max(1) > 3 * _SHIFT * (1.0 + x[active].max(1))
+        enters = settled[active] & improves
+        positive[active[enters], entering[enters]] = True
+        active = active[~settled[active] | improves]
+        if not len(active):
+            break
+        old, chosen = x[active], positive[active]
+        trial = _solved(entries, linear[active], chosen)
+        blocking = chosen & (trial <= 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.where(blocking, old / (old - trial), np.inf)
+        length = np.minimum(np.nan_to_num(step, nan=0.0, posinf=np.inf).min(1, keepdims=True), 1.0)
+        leaves = blocking & (np.nan_to_num(step, nan=0.0, posinf=np.inf) <= length)
+        x[active] = np.where(chosen & ~leaves, old + length * (trial - old), 0.0)
+        positive[active] = chosen & ~leaves
+        settled[active] = ~blocking.any(1)
+    return x, settled & _optimal(x, x @ entries - linear)
+
+
+def _by_cholesky(matrix: _Matrix, linear: np.ndarray) -> Solved:
+    """Row by row by scipy's form of the last resort; only solutions that are beyond doubt."""
+    shifted = matrix.entries + _SHIFT * np.eye(len(matrix))
+    try:
+        factor = np.linalg.cholesky(shifted).T
+    except np.linalg.LinAlgError:  # too far from definite
+        return _none(linear)
+    x = np.stack([_nnls(factor, target) for target in np.linalg.solve(factor.T, linear.T).T])
+    return x, _gap(x, x @ matrix.entries - linear) <= 1e-12
+
+
+def _reduced(matrix: _Matrix, linear: np.ndarray) -> Solved:
+    """The same in as many dimensions as M has, or in all of them, shifted, if some b is not in M's range."""
+    values, vectors = matrix.eigen
+    kept = values > _RANK * values[-1]
+    if kept.all() or np.abs(linear @ vectors[:, ~kept]).max() > 1e-9:
+        values, kept = values + _SHIFT, np.ones_like(kept)
+    lengths = np.sqrt(values[kept])
+    factor, targets = lengths[:, None] * vectors[:, kept].T, linear @ vectors[:, kept] / lengths
     x = np.stack([_nnls(factor, target) for target in targets])
-    large = x.max(1, initial=0.0) > _LARGE
-    if large.any():
-        x[large] = np.maximum(_solved(matrix.entries, linear[large], x[large] > 0), 0.0)
     return x, _optimal(x, x @ matrix.entries - linear)
 
 
@@ -228,16 +268,6 @@ def _nnls(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
         return nnls(factor, right, maxiter=30 * factor.shape[1])[0]
     except RuntimeError:  # it cycles
         return np.zeros(factor.shape[1])
-
-
-def _cholesky(matrix: np.ndarray) -> np.ndarray | None:
-    """R with R^T R = M, shifted; None if M is too far from definite."""
-    shifted = matrix.copy()
-    shifted[np.arange(len(matrix)), np.arange(len(matrix))] += _SHIFT
-    try:
-        return np.linalg.cholesky(shifted).T
-    except np.linalg.LinAlgError:
-        return None
 
 
 def _solved(matrix: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -265,10 +295,13 @@ def _solved(matrix: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> np.ndarray
 
 
 def _optimal(x: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """Whether the duality gap, a bound on the squared error, is within what the rounding of M leaves undecided."""
-    length = x.sum(1)
-    gap = np.abs((x * slack).sum(1)) + np.maximum(-slack.min(1, initial=0.0), 0.0) * length
-    return gap <= 1e-13 + 1e3 * _EPSILON * length**2
+    """Whether the duality gap is within what the rounding of M leaves undecided."""
+    return _gap(x, slack) <= 1e-13 + 1e3 * _EPSILON * x.sum(1) ** 2
+
+
+def _gap(x: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """The duality gap, a bound on the squared error."""
+    return np.abs((x * slack).sum(1)) + np.maximum(-slack.min(1, initial=0.0), 0.0) * x.sum(1)
 
 
 def nonnegative_least_squares(factor: np.ndarray, target: np.ndarray) -> np.ndarray:
