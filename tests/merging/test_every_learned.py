@@ -24,6 +24,8 @@ QUICK = {"steps": 3, "batches": 2}
 """Few steps where a method has some: what is checked here holds after any number."""
 
 every = pytest.mark.parametrize("name", list(LEARNED))
+LABELLED = [name for name in LEARNED if (spec := find_learned(name)).reads_labels(spec.checked({}))]
+every_labelled = pytest.mark.parametrize("name", LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,9 @@ def test_what_comes_out_is_finite_and_has_the_bases_shapes(name: str, problem: P
         assert isinstance(own, float) or set(own) <= set(problem.base)
 
 
-@every
+@every_labelled
 def test_absent_labels_do_no_harm(name: str, problem: Problem) -> None:
     """A batch without a label, and rows without one, are normal."""
-    spec = find_learned(name)
-    if not spec.reads_labels(spec.checked(quick(name))):
-        pytest.skip("reads no labels")
     batches = {task: [dict(rows) for rows in own] for task, own in problem.batches.items()}
     batches["a"][0]["label"] = torch.full_like(batches["a"][0]["label"], -1)
     batches["b"][1]["label"] = torch.where(torch.arange(12) < 6, batches["b"][1]["label"], -1)
@@ -108,10 +107,12 @@ def test_missing_data_and_labels_are_errors(name: str, problem: Problem) -> None
     some = samples(problem.nets, {"a": problem.batches["a"]}, forward=lambda net, task, rows: net(rows["x"], task))
     with pytest.raises(UnknownName, match="no batches of the task 'b'"):
         learn(name, problem.models, some, base=problem.base, **quick(name))
-    spec = find_learned(name)
-    if spec.reads_labels(spec.checked(quick(name))):
-        with pytest.raises(MissingInput, match="reads labels: give loss="):
-            learn(name, problem.models, problem.samples(loss=None), base=problem.base, **quick(name))
+
+
+@every_labelled
+def test_labels_that_are_not_there_are_an_error(name: str, problem: Problem) -> None:
+    with pytest.raises(MissingInput, match="reads labels: give loss="):
+        learn(name, problem.models, problem.samples(loss=None), base=problem.base, **quick(name))
 
 
 @every

@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from polytask.core.errors import MissingInput, UnknownName
 from polytask.merging import samples
 from polytask.merging.learning import Learned, learn
 from polytask.merging.masking import concrete, of_unit_mean
 from polytask.merging.samples import MemorySamples
+from polytask.merging.session import MergeSession
+from polytask.merging.vectors import Vectors
 
 
 class Line(nn.Module):
@@ -61,14 +64,14 @@ def squared(task: str, outputs: Tensor, batch: Tensor) -> Tensor:
 def test_atlas_finds_the_least_squares() -> None:
     """w = (2 ca, 4 cb) and the loss wants (1.2, 1.2): ca = 0.6, cb = 0.3."""
     data = rows([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]], loss=squared)
-    found = coefficients("atlas", models((0.0, 0.0), 2.0, 4.0), data, steps=600, learning_rate=0.01)
+    found = coefficients("atlas", models((0.0, 0.0), 2.0, 4.0), data, steps=150, learning_rate=0.05)
     assert found == pytest.approx((0.6, 0.3), abs=1e-3)
 
 
 def test_self_positioning_finds_the_place_between_the_task_vectors() -> None:
     """w = length (2 s, 4 (1 - s)) and the loss wants (1.2, 1.2): length s = 0.6, length (1 - s) = 0.3."""
     data = rows([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]], loss=squared)
-    found = coefficients("self_positioning", models((0.0, 0.0), 2.0, 4.0), data, steps=300, learning_rate=0.05)
+    found = coefficients("self_positioning", models((0.0, 0.0), 2.0, 4.0), data, steps=150, learning_rate=0.08)
     assert found == pytest.approx((0.6, 0.3), abs=1e-3)
 
 
@@ -77,7 +80,7 @@ def test_divmerge_gives_each_expert_back_where_they_do_not_meet(divergence: str)
     """Each task's inputs see its own number only, so the merged model predicts as the expert does at coefficient 1."""
     given = models((0.5, -0.5), 1.0, -2.0)
     data = rows([[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]])
-    found = coefficients("divmerge", given, data, divergence=divergence, steps=800, learning_rate=0.02)
+    found = coefficients("divmerge", given, data, divergence=divergence, steps=150, learning_rate=0.1)
     assert found == pytest.approx((1.0, 1.0), abs=0.01)
 
 
@@ -95,7 +98,7 @@ def test_concrete_masks_out_what_makes_predictions_less_certain() -> None:
     given = models((-2.0, 0.0), 1.7, 1.7)
     data = rows([[1.0, 0.0]], [[0.0, 1.0]])
     found, merged = learn(
-        "concrete", given["models"], data, base=given["base"], around="task_arithmetic", steps=60, learning_rate=0.1
+        "concrete", given["models"], data, base=given["base"], around="task_arithmetic", steps=20, learning_rate=0.2
     )
     mask = found.mask["w"]
     assert float(mask.mean()) == pytest.approx(1.0, abs=1e-5)
@@ -111,8 +114,79 @@ def test_a_graft_finds_the_element_that_matters() -> None:
     fine = {"a": {"w": torch.tensor([1.0, 3.0])}, "b": {"w": torch.tensor([1.0, 3.0])}}
     wanted = {"a": 1.0, "b": 3.0}
     data = rows([[1.0, 0.0]], [[0.0, 1.0]], loss=lambda task, outputs, batch: (outputs - wanted[task]).square().mean())
-    found, merged = learn("graft", fine, data, base={"w": w0}, density=0.5, start=-2.0, steps=200, learning_rate=2.0)
+    found, merged = learn("graft", fine, data, base={"w": w0}, density=0.5, start=-2.0, steps=40, learning_rate=8.0)
     assert found.masks["a"]["w"].tolist() == [True, False]
     assert found.masks["b"]["w"].tolist() == [False, True]
     assert found.facts["turned_over"] == {"a": 1, "b": 0}
     assert merged["w"].tolist() == [1.0, 3.0]
+
+
+class Headed(Line):
+    """With a number of the task's own: z = head * w . x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head * (x @ self.w)
+
+
+def test_tinting_follows_an_expert_that_is_surer_and_no_other() -> None:
+    """Task a: the expert says z = 1, the merged model 0.3, so its coefficient (z grows with it) and its head (which
+    multiplies 0.3) take Adam's first step upwards. Task b: the expert says 0.1, and the merged model is surer with
+    2 + 0.3 (0.1 - 2) = 1.43: nothing of it moves."""
+    given = models((0.0, 2.0), 1.0, -1.9)
+    nets = {task: Headed() for task in ("a", "b")}
+    data = samples(nets, {"a": [torch.tensor([[1.0, 0.0]])], "b": [torch.tensor([[0.0, 1.0]])]})
+    found, _ = learn("tint", given["models"], data, base=given["base"], steps=1, learning_rate=0.01)
+    assert found.coefficient("a", "w") == pytest.approx(0.31, abs=1e-6)
+    assert found.coefficient("b", "w") == pytest.approx(0.3, abs=1e-6)
+    assert float(found.private["a"]["head"]) == pytest.approx(1.01, abs=1e-6)
+    assert float(found.private["b"]["head"]) == 1.0
+    assert [net.head.item() for net in nets.values()] == [1.0, 1.0]
+
+
+def test_tinting_a_merged_layer_gives_each_task_a_copy_of_it() -> None:
+    """The layer is the whole model: a task's copy is base + 0.3 of its change, and Adam's first step from there."""
+    given = models((0.0, 0.0), 1.0, 1.0)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    found, merged = learn(
+        "tint", given["models"], data, base=given["base"], layer="w", each="task", steps=1, learning_rate=0.01
+    )
+    torch.testing.assert_close(merged["w"], torch.tensor([0.31, 0.31]))
+    torch.testing.assert_close(found.private["a"]["w"], torch.tensor([0.31 + 0.01, 0.31]))
+    torch.testing.assert_close(found.private["b"]["w"], torch.tensor([0.31, 0.31 + 0.01]))
+    with pytest.raises(UnknownName, match="no merged layer 'v'"):
+        learn("tint", given["models"], data, base=given["base"], layer="v")
+    with pytest.raises(MissingInput, match="task 'a' has no layer of its own; name a merged one"):
+        learn("tint", given["models"], data, base=given["base"])
+
+
+@pytest.mark.parametrize("safety", ["entropy", "agreement"])
+def test_dams_masks_take_their_first_step(safety: str) -> None:
+    """As for the Concrete mask, whatever is drawn: less of the first number and more of the second is more certain, so
+    after one step of 0.1 the logits are (-0.1, 0.1) in both masks. At temperature 1/2 a mask is (sigmoid(-0.2),
+    sigmoid(0.2)), over its mean of 1/2; two of them are multiplied."""
+    given = models((-2.0, 0.0), 1.7, 1.7)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    found, _ = learn(
+        "dam", given["models"], data, base=given["base"], safety=safety, weight=0.0, steps=1, learning_rate=0.1
+    )
+    expected = [(2 / (1 + math.exp(0.2))) ** 2, (2 / (1 + math.exp(-0.2))) ** 2]
+    assert found.mask["w"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_disturbance_stays_within_its_radius_and_is_added_to_the_first_layer() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    base = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    data = samples(net, {"a": [torch.ones(4, 2)]})
+    session = MergeSession(Vectors({"a": base}, base), data)
+    batch = session.batch("a", 0)
+    name, output = session.first_layer(base, "a", batch)
+    assert name == "0"
+    torch.testing.assert_close(output, net[0](batch).detach())
+    added = torch.tensor([1.0, 0.0, -1.0])
+    found = session.forward(base, "a", batch, shift=(name, added))["a"]
+    torch.testing.assert_close(found, net[1](net[0](batch) + added))
+    torch.testing.assert_close(session.forward(base, "a", batch)["a"], net(batch))  # and it is gone afterwards

@@ -87,6 +87,33 @@ def test_the_plan_that_is_written_merges_again_without_data(runs: Path, tmp_path
         assert stated == first["learned"]["coefficients"]
 
 
+def test_heads_that_are_learned_go_into_the_output(runs: Path, tmp_path: Path) -> None:
+    """Tinted heads are the merged model's, and its plan merges again with them."""
+    rule = {"kind": "tint", "each": "task", "steps": 5, "learning_rate": 0.05}
+    polytask.merge(plan(runs, rule=rule), out=tmp_path / "out", data_dir=runs)
+    polytask.merge(tmp_path / "out" / "plan.yaml", out=tmp_path / "again")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "again"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    values = load_file(tmp_path / "out" / "values.safetensors")
+    assert {name.split(".")[1] for name in values} == {"sold", "size"}
+    assert all(torch.equal(one[name], values[name]) for name in values)
+    before = load_file(runs / "size" / "best" / "model.safetensors")
+    assert any(not torch.equal(before[name], values[name]) for name in values if name in before)
+    assert not (tmp_path / "out" / "private").exists()
+
+
+def test_labels_are_read_where_a_rule_says_so(runs: Path, tmp_path: Path) -> None:
+    """And only there: rows whose label columns are gone serve a rule that reads none."""
+    rule = {"kind": "atlas", "steps": 3}
+    found = polytask.merge(plan(runs, rule=rule), out=tmp_path / "out", data_dir=runs)
+    assert found["data"]["sold"]["labels"] is True
+    (tmp_path / "bare").mkdir()
+    table().drop("sold", "size").write_csv(tmp_path / "bare" / "x.csv")
+    polytask.merge(plan(runs), out=tmp_path / "unlabelled", data_dir=tmp_path / "bare")
+    with pytest.raises(PolytaskError, match="no column 'sold'"):
+        polytask.merge(plan(runs, rule=rule), out=tmp_path / "labelled", data_dir=tmp_path / "bare")
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_other_rows(runs: Path, tmp_path: Path) -> None:
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         polytask.merge(plan(runs, seed=seed), out=tmp_path / out, data_dir=runs)

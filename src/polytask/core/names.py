@@ -110,4 +110,6 @@ LEARNED: dict[str, str] = {
     "regmean": "polytask.merging.learned.regmean:regmean",
     "concrete": "polytask.merging.learned.concrete:concrete_subspace",
     "graft": "polytask.merging.learned.graft:graft",
+    "tint": "polytask.merging.learned.tint:tint",
+    "dam": "polytask.merging.learned.dam:dam",
 }

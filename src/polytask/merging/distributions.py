@@ -21,10 +21,24 @@ def entropy(outputs: Tensor, kind: Outputs) -> Tensor:
     return -(p * log).sum(-1).mean()
 
 
-def confidence(outputs: Tensor, kind: Outputs) -> Tensor:
+def entropies(outputs: Tensor, kind: Outputs) -> Tensor:
     """[B]: entropy of each row, its mean over labels or pixels."""
     log, p = _log_and_p(outputs, kind)
-    return -(p * log).sum(-1).flatten(1).mean(1) if log.dim() > 2 else -(p * log).sum(-1)
+    return _of_rows(-(p * log).sum(-1))
+
+
+def divergences(target: Tensor, outputs: Tensor, kind: Outputs) -> Tensor:
+    """[B]: KL(p, q) of each row, its mean over labels or pixels, with p of `target` and q of `outputs`."""
+    log_p, p = _log_and_p(target, kind)
+    log_q, _ = _log_and_p(outputs, kind)
+    return _of_rows((p * (log_p - log_q)).sum(-1))
+
+
+def disagreement(outputs: Tensor, decided: Tensor, kind: Outputs) -> Tensor:
+    """Mean of -log p of the labels that `decided` gives the most probability, with p of `outputs`."""
+    log, _ = _log_and_p(outputs, kind)
+    other, _ = _log_and_p(decided, kind)
+    return -log.gather(-1, other.argmax(-1, keepdim=True)).mean()
 
 
 def kullback_leibler(target: Tensor, outputs: Tensor, kind: Outputs) -> Tensor:
@@ -45,6 +59,10 @@ def jensen_shannon(one: Tensor, other: Tensor, kind: Outputs) -> Tensor:
 def kind_of(outputs: Tensor) -> Outputs:
     """What outputs are where nobody says: [B] and [B, 1] logits of one label, else logits of the last axis' classes."""
     return "labels" if outputs.dim() < 2 or outputs.shape[-1] == 1 else "classes"
+
+
+def _of_rows(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 def _log_and_p(outputs: Tensor, kind: Outputs) -> tuple[Tensor, Tensor]:

@@ -67,14 +67,51 @@ class MergeSession:
         """The weights of a composition, to be passed as `parameters`."""
         return Composed(composition, self._like())
 
-    def forward(self, parameters: Mapping[str, Tensor], task: str, batch: Any) -> dict[str, Tensor]:
+    def forward(
+        self,
+        parameters: Mapping[str, Tensor],
+        task: str,
+        batch: Any,
+        *,
+        own: Mapping[str, Tensor] | None = None,
+        shift: tuple[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """head -> outputs of the task's model for a batch, with these tensors in the place of its own.
 
         Those that `parameters` does not name are the model's own (a head), or `fixed`. Nothing is changed.
+
+        Args:
+            parameters: name -> tensor, or composed weights.
+            task, batch: what is passed through which model.
+            own: in the place of the model's own, such as a head that is learned.
+            shift: (module, what is added to its output).
         """
         module = self.samples.module(task)
-        with evaluating(module), substituted(module, parameters, self.fixed):
+        others = {**self.fixed, **own} if own else self.fixed
+        with evaluating(module), substituted(module, parameters, others), shifted(module, shift):
             return self.samples.outputs(task, batch)
+
+    def first_layer(self, parameters: Mapping[str, Tensor], task: str, batch: Any) -> tuple[str, Tensor]:
+        """(the first module with parameters of its own that a batch passes, its output without a graph)."""
+        module = self.samples.module(task)
+        seen: list[tuple[str, Any]] = []
+        layers = {
+            name: layer for name, layer in module.named_modules() if next(layer.parameters(False), None) is not None
+        }
+        handles = [
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: seen.append((name, output)))
+            for name, layer in layers.items()
+        ]
+        try:
+            with torch.no_grad():
+                self.forward(parameters, task, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not seen or not isinstance(seen[0][1], Tensor):
+            found = f"{seen[0][0]!r} gives a {type(seen[0][1]).__name__}" if seen else "none"
+            raise BadValue("the first layer", found, "a module that gives a tensor", f"task {task!r}")
+        return seen[0]
 
     def loss(self, task: str, outputs: Mapping[str, Tensor], batch: Any) -> Tensor | None:
         """Mean loss over the batch's labels; None where it has none. MissingInput if the method declared no labels."""
@@ -153,6 +190,20 @@ def require_finite_outputs(outputs: Mapping[str, Tensor], task: str) -> None:
     for head, values in outputs.items():
         if not bool(values.isfinite().all()):
             raise NotFinite(f"task {task!r}: an output of {head!r} is NaN or infinite")
+
+
+@contextmanager
+def shifted(module: nn.Module, shift: tuple[str, Tensor] | None) -> Iterator[None]:
+    """Something is added to the output of one of the module's parts."""
+    if shift is None:
+        yield
+        return
+    name, added = shift
+    handle = module.get_submodule(name).register_forward_hook(lambda layer, inputs, output: output + added)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -111,7 +111,12 @@ def load_part(
     """
     tasks = [target.task for target in targets]
     rows = open_rows(name, spec, tasks, data_dir=data_dir, beside=beside, handed_over=handed_over)
-    _check_columns(rows, spec, tasks if labels else [])
+    own = targets if labels else []
+    wanted = needed_columns(preprocessor, own)
+    split_by = split_columns(effective_split(spec)) if rows.assignment is None else []
+    for column in (*wanted, *split_by):
+        if column not in rows.schema:
+            raise UnknownName("column", column, rows.schema, where=rows.where)
     root = image_root(spec, data_dir, beside)
     for feature in preprocessor.features:
         if feature.kind == "image" and root is not None:
@@ -123,8 +128,7 @@ def load_part(
         raise DataError(f"{rows.where}: the split {split!r} has no row; allowed: a split with rows")
     if most is not None and most < len(numbers):
         numbers = np.sort(numbers[Noise(seed, "part", name).permutation(len(numbers))[:most]])
-    own = targets if labels else []
-    return encode(rows.read(needed_columns(preprocessor, own))[numbers], numbers, preprocessor, own, name, rows.where)
+    return encode(rows.read(wanted)[numbers], numbers, preprocessor, own, name, rows.where)
 
 
 def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> list[str]:

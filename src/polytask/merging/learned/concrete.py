@@ -23,6 +23,7 @@ from polytask.core.errors import BadValue
 from polytask.core.noise import Noise
 from polytask.merging.by_rule import merged_by
 from polytask.merging.coefficients import EACH, by_task, scaled
+from polytask.merging.composing import Scaled
 from polytask.merging.contract import find_method
 from polytask.merging.descending import descend, facts_of
 from polytask.merging.learning import Learned, learned
@@ -79,16 +80,36 @@ def concrete_subspace(
             descend(session, coefficients, entropy, steps=1, optimizer=of_merge, first=2 * step, total=3 * steps)
         leaves = list(logits.values())
         history += descend(session, leaves, entropy, steps=1, optimizer=of_mask, first=2 * step + 1, total=3 * steps)
-    kept = {name: _kept(own.detach(), temperature, mask) for name, own in logits.items()}
-    about = {**facts_of(history), "kept": _share(kept)}
+    kept = {name: kept_mask(own.detach(), temperature, mask) for name, own in logits.items()}
+    about = {**facts_of(history), "kept": share_kept(kept)}
     if rule is not None:
         return Learned(mask=kept, rule=rule, by_rule=by_rule, facts=about)
+    numbers = adamerged(session, scaling, kept, start, steps=steps, learning_rate=learning_rate, first=2 * steps)
+    return Learned(numbers, mask=kept, facts=about)
+
+
+def adamerged(
+    session: MergeSession,
+    scaling: Scaled,
+    mask: Mapping[str, Tensor],
+    start: float,
+    *,
+    steps: int,
+    learning_rate: float,
+    first: int,
+) -> dict[str, float | dict[str, float]]:
+    """AdaMerging's coefficients within a mask that is given; its steps are counted from `first`."""
     with torch.no_grad():
         scaling.coefficients.fill_(start)
-    weights = session.composed(Masked(vectors, scaling, kept, lambda name, own: own))
-    again = torch.optim.Adam(coefficients, lr=learning_rate)
-    descend(session, coefficients, entropy, steps=steps, optimizer=again, first=2 * steps, total=3 * steps)
-    return Learned(by_task(scaling.coefficients, session.tasks, scaling.groups), mask=kept, facts=about)
+    weights = session.composed(Masked(session.vectors, scaling, mask, lambda name, own: own))
+    optimizer = torch.optim.Adam([scaling.coefficients], lr=learning_rate)
+
+    def entropy(task: str, batch: Any, step: int) -> Tensor:
+        return session.entropy(task, session.forward(weights, task, batch))
+
+    leaves = [scaling.coefficients]
+    descend(session, leaves, entropy, steps=steps, optimizer=optimizer, first=first, total=first + steps)
+    return by_task(scaling.coefficients, session.tasks, scaling.groups)
 
 
 def _merge_of_changes(around: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -101,12 +122,13 @@ def _merge_of_changes(around: str | Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _kept(logits: Tensor, temperature: float, mask: str) -> Tensor:
+def kept_mask(logits: Tensor, temperature: float, mask: str) -> Tensor:
+    """What stays of a relaxed mask when nothing is drawn any more, soft or binary."""
     relaxed = concrete(logits, temperature)
     return of_unit_mean(relaxed if mask == "soft" else (relaxed > 0.5).float())
 
 
-def _share(masks: Mapping[str, Tensor]) -> float:
+def share_kept(masks: Mapping[str, Tensor]) -> float:
     """Of the elements, those whose mask is not zero."""
     total = sum(mask.numel() for mask in masks.values())
     return sum(int(mask.count_nonzero()) for mask in masks.values()) / total if total else 0.0
