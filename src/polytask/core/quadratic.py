@@ -228,13 +228,21 @@ def _active_set(matrix: _Matrix, linear: np.ndarray) -> Solved:
 
 def _by_cholesky(matrix: _Matrix, linear: np.ndarray) -> Solved:
     """Row by row by scipy's form of the last resort; only solutions that are beyond doubt."""
-    shifted = matrix.entries + _SHIFT * np.eye(len(matrix))
-    try:
-        factor = np.linalg.cholesky(shifted).T
-    except np.linalg.LinAlgError:  # too far from definite
+    factor = _factor(matrix.entries, 1e-2 * _SHIFT)
+    if factor is None:
+        factor = _factor(matrix.entries, _SHIFT)
+    if factor is None:
         return _none(linear)
     x = np.stack([_nnls(factor, target) for target in np.linalg.solve(factor.T, linear.T).T])
     return x, _gap(x, x @ matrix.entries - linear) <= 1e-12
+
+
+def _factor(matrix: np.ndarray, shift: float) -> np.ndarray | None:
+    """R with R^T R = M, shifted; None if that is too far from definite."""
+    try:
+        return np.linalg.cholesky(matrix + shift * np.eye(len(matrix))).T
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _reduced(matrix: _Matrix, linear: np.ndarray) -> Solved:
