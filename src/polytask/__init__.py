@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from polytask import boosting, testing
     from polytask.balancing import balancer
     from polytask.core.errors import PolytaskError
+    from polytask.evaluation import heads
     from polytask.evaluation.trained import load
     from polytask.recipes.merging import merge
     from polytask.recipes.run import compare, train
@@ -24,6 +25,7 @@ __all__ = [
     "balancer",
     "boosting",
     "compare",
+    "heads",
     "load",
     "merge",
     "testing",
@@ -37,6 +39,7 @@ _LOADED_ON_USE = {
     "balancer": "polytask.balancing:balancer",
     "boosting": "polytask.boosting",
     "compare": "polytask.recipes.run:compare",
+    "heads": "polytask.evaluation.heads",
     "load": "polytask.evaluation.trained:load",
     "merge": "polytask.recipes.merging:merge",
     "testing": "polytask.testing",

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import polytask
-from polytask.cli import compare, demo, evaluate, init, merge, predict, recipes, report, rules, store, train
+from polytask.cli import compare, demo, evaluate, heads, init, merge, predict, recipes, report, rules, store, train
 from polytask.cli.command import register
 
 app = typer.Typer(
@@ -26,6 +26,10 @@ stores = typer.Typer(help="Many fine-tuned models in one small directory.", no_a
 register(stores, "pack", store.pack, examples=store.PACK_EXAMPLES)
 register(stores, "get", store.get, examples=store.GET_EXAMPLES)
 app.add_typer(stores, name="store")
+coming = typer.Typer(help="Tasks that join a trained model or leave it.", no_args_is_help=True)
+register(coming, "attach", heads.attach, examples=heads.ATTACH_EXAMPLES, loads=True)
+register(coming, "detach", heads.detach, examples=heads.DETACH_EXAMPLES, loads=True)
+app.add_typer(coming, name="heads")
 register(app, "predict", predict.predict, examples=predict.EXAMPLES, loads=True)
 register(app, "evaluate", evaluate.evaluate, examples=evaluate.EXAMPLES, loads=True)
 register(app, "rules", rules.rules, examples=rules.EXAMPLES, loads=True)

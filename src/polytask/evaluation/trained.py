@@ -178,22 +178,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
         raise MissingInput(
             f"{path}: trained with an encoder from Python: pass the same factory, load(directory, encoder=factory)"
         )
-    outputs = config["outputs"]
-    try:
-        spec = validated(ModelSpec, config["model"], "config.json: model")
-        attached = validated(AttachedSpec, {"attachments": config.get("attachments", ())}, "config.json")
-    except UnknownName as error:
-        raise CheckpointError(f"{path}: {error}; --load FILE.py imports the file that adds it") from None
-    model = build_model(
-        spec,
-        {name: InputSchema.from_json(schema) for name, schema in config["schemas"].items()},
-        outputs,
-        config["heads"],
-        seed=0,
-        encoder=encoder,
-        attachments=attached.attachments,
-        sources=config["sources"],
-    )
+    model = model_of(config, encoder, str(path))
     try:
         model.load_state_dict(checkpoint.tensors())
     except RuntimeError as error:
@@ -202,8 +187,27 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
         ) from None
     preprocessors, targets = read_inputs(path)
     sources = {name: values["tasks"] for name, values in checkpoint.inputs["sources"].items()}
-    kept = {task: targets[task] for task in outputs}
+    kept = {task: targets[task] for task in config["outputs"]}
     return Trained(path, checkpoint.card, model.to(device).eval(), preprocessors, kept, sources, checkpoint.recipe)
+
+
+def model_of(config: Mapping[str, Any], encoder: Callable[..., nn.Module] | None, where: str) -> MultiTaskModel:
+    """The model that config.json describes, with the values that it starts with; `where` is for messages."""
+    try:
+        spec = validated(ModelSpec, config["model"], "config.json: model")
+        attached = validated(AttachedSpec, {"attachments": config.get("attachments", ())}, "config.json")
+    except UnknownName as error:
+        raise CheckpointError(f"{where}: {error}; --load FILE.py imports the file that adds it") from None
+    return build_model(
+        spec,
+        {name: InputSchema.from_json(schema) for name, schema in config["schemas"].items()},
+        config["outputs"],
+        config["heads"],
+        seed=0,
+        encoder=encoder,
+        attachments=attached.attachments,
+        sources=config["sources"],
+    )
 
 
 def _frame(rows: Any) -> "polars.DataFrame":

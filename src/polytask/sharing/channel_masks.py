@@ -52,13 +52,13 @@ class ChannelMasks(Conditioned):
 
 
 class Mask(nn.Module):
-    """Channels that are on; follows from the options, so no checkpoint holds it."""
+    """Channels that are on; kept in checkpoints, so that tasks that come or go move nobody's window."""
 
     on: Tensor
 
     def __init__(self, on: Float[Tensor, "d"]) -> None:
         super().__init__()
-        self.register_buffer("on", on, persistent=False)
+        self.register_buffer("on", on)
 
     def forward(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
         return x * self.on.to(x.dtype)

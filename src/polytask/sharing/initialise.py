@@ -28,9 +28,9 @@ class Start:
 
 def initialise_from(model: nn.Module, directory: str | Path) -> Start:
     """Copies the directory's tensors into the model, by name. See `initialise`."""
-    from polytask.checkpoints.checkpoint import read_checkpoint
+    from polytask.checkpoints import read_checkpoint, resolve
 
-    return initialise(model, read_checkpoint(Path(directory)).tensors(), str(directory))
+    return initialise(model, read_checkpoint(resolve(Path(directory))).tensors(), str(directory))
 
 
 def initialise(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> Start:

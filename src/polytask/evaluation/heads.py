@@ -1,0 +1,187 @@
+"""Tasks that leave a trained model, and tasks that join it from another one: nothing else changes by a bit.
+
+polytask train new.yaml --out new          # init_from: the old model, trainable: [heads]; learns a task of its own
+polytask heads attach old --from new --out both
+polytask heads detach both --task click --out smaller
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.checkpoints.checkpoint import MODEL, STATE, Checkpoint, read_checkpoint, write_checkpoint
+from polytask.checkpoints.runs import resolve
+from polytask.core.errors import BadValue, CheckpointError, UnknownName
+from polytask.evaluation.trained import load, model_of
+from polytask.sharing import describe
+
+_OWN_FILES = (MODEL, STATE, "config.json", "inputs.json", "recipe.yaml", "card.json", "README.md")
+
+EncoderFactory = Callable[..., nn.Module]
+
+
+def detach(
+    directory: str | Path, tasks: Iterable[str], out: str | Path, *, encoder: EncoderFactory | None = None
+) -> Path:
+    """Writes the model without these tasks and without what is theirs alone.
+
+    Args:
+        directory: a run or checkpoint.
+        tasks: those that leave; at least one must stay.
+        out: the new directory.
+        encoder: the factory that the model was trained with, where it came from Python.
+
+    Raises:
+        UnknownName: a task that the model lacks.
+        BadValue: no task is left, or the architecture's other tasks read what belongs to these.
+    """
+    checkpoint = read_checkpoint(resolve(Path(directory)))
+    config, leaving = checkpoint.config, list(dict.fromkeys(tasks))
+    for task in leaving:
+        if task not in config["outputs"]:
+            raise UnknownName("task", task, config["outputs"], str(directory))
+    staying = [task for task in config["outputs"] if task not in leaving]
+    if not staying:
+        raise BadValue("tasks to detach", leaving, "all but at least one of the model's")
+    _require_apart(checkpoint, encoder)
+    return _write(out, checkpoint.tensors(), _of_tasks(checkpoint, staying), encoder, [checkpoint])
+
+
+def attach(
+    directory: str | Path,
+    other: str | Path,
+    out: str | Path,
+    *,
+    tasks: Iterable[str] | None = None,
+    encoder: EncoderFactory | None = None,
+) -> Path:
+    """Writes the model with tasks of another one that has learnt them above the same shared part.
+
+    Args:
+        directory: the model that gets tasks.
+        other: one that started from it (`init_from`) and trained what is its tasks' alone (`trainable: [heads]`).
+        tasks: of the other model; None is all that the first lacks.
+        out, encoder: as for `detach`.
+
+    Raises:
+        CheckpointError: the models differ in what they share: in a tensor, the configuration, or how inputs are made.
+    """
+    checkpoint, second = (read_checkpoint(resolve(Path(path))) for path in (directory, other))
+    own, theirs = checkpoint.config["outputs"], second.config["outputs"]
+    joining = [task for task in theirs if task not in own] if tasks is None else list(dict.fromkeys(tasks))
+    for task in joining:
+        if task not in theirs:
+            raise UnknownName("task", task, theirs, str(other))
+        if task in own:
+            raise BadValue(f"{directory}: a task to attach", task, f"none that the model has: {', '.join(own)}")
+    if not joining:
+        raise BadValue(f"{other}: tasks to attach", list(theirs), "at least one that the first model lacks")
+    _require_apart(checkpoint, encoder)
+    for part in ("model", "python_encoder", "attachments"):
+        if checkpoint.config.get(part) != second.config.get(part):
+            raise CheckpointError(f"{other}: its {part} in config.json is not that of {directory}")
+    tensors, added = checkpoint.tensors(), second.tensors()
+    for name, tensor in added.items():
+        if name in tensors and not torch.equal(tensors[name], tensor):
+            raise CheckpointError(
+                f"{other}: {name!r} is not that of {directory}: train only what is the new tasks' alone "
+                "(trainable: [heads])"
+            )
+    parts = _joined(_of_tasks(checkpoint, list(own)), _of_tasks(second, joining), str(other))
+    return _write(out, {**added, **tensors}, parts, encoder, [checkpoint, second])
+
+
+def _require_apart(checkpoint: Checkpoint, encoder: EncoderFactory | None) -> None:
+    sharing = load(checkpoint.path, encoder=encoder).model.sharing
+    if not sharing.isolated:
+        kind = checkpoint.config["model"]["sharing"]["kind"]
+        raise BadValue(f"sharing {kind!r}", "tasks that read each other", "one whose tasks can come and go")
+
+
+def _of_tasks(checkpoint: Checkpoint, tasks: list[str]) -> dict[str, Any]:
+    """config.json, inputs.json and card.json of these tasks alone."""
+    config, inputs, card = checkpoint.config, checkpoint.inputs, checkpoint.card
+    sources = {name: [task for task in about["tasks"] if task in tasks] for name, about in inputs["sources"].items()}
+    kept = [name for name, own in sources.items() if own]
+    of = {task: config["sources"][task] for task in tasks if task in config["sources"]}
+    return {
+        "config": {
+            **config,
+            "schemas": {name: schema for name, schema in config["schemas"].items() if name in kept},
+            "sources": of,
+            "outputs": {task: config["outputs"][task] for task in tasks},
+            "heads": {task: sizes for task, sizes in config["heads"].items() if task in tasks},
+        },
+        "inputs": {
+            **inputs,
+            "sources": {name: {**inputs["sources"][name], "tasks": sources[name]} for name in kept},
+            "targets": {task: target for task, target in inputs["targets"].items() if task in tasks},
+        },
+        "card": {
+            **{key: value for key, value in card.items() if key != "files"},
+            "tasks": {task: about for task, about in card["tasks"].items() if task in tasks},
+            "metrics": {
+                split: {task: value for task, value in values.items() if task in tasks}
+                for split, values in card["metrics"].items()
+            },
+        },
+    }
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Both parts as one; CheckpointError for a source of both whose rows they turn into inputs in different ways."""
+    sources = dict(first["inputs"]["sources"])
+    for name, about in second["inputs"]["sources"].items():
+        if name in sources:
+            if {**sources[name], "tasks": None} != {**about, "tasks": None}:
+                raise CheckpointError(f"{where}: source {name!r} makes other inputs of its rows than the first model's")
+            about = {**about, "tasks": [*sources[name]["tasks"], *about["tasks"]]}
+        sources[name] = about
+    both = {
+        part: {key: {**first[part][key], **second[part][key]} for key in keys}
+        for part, keys in (("config", ("schemas", "sources", "outputs", "heads")), ("inputs", ("targets",)))
+    }
+    splits = list(dict.fromkeys([*first["card"]["metrics"], *second["card"]["metrics"]]))
+    metrics = {
+        split: {**first["card"]["metrics"].get(split, {}), **second["card"]["metrics"].get(split, {})}
+        for split in splits
+    }
+    tasks = {**first["card"]["tasks"], **second["card"]["tasks"]}
+    return {
+        "config": {**first["config"], **both["config"]},
+        "inputs": {**first["inputs"], **both["inputs"], "sources": sources},
+        "card": {**first["card"], "tasks": tasks, "metrics": metrics},
+    }
+
+
+def _write(
+    out: str | Path,
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, Any],
+    encoder: EncoderFactory | None,
+    from_: list[Checkpoint],
+) -> Path:
+    """The directory of the model that `parts` describe, with those of the tensors that it has."""
+    model = model_of(parts["config"], encoder, str(out))
+    wanted = list(model.state_dict())
+    lacking = [name for name in wanted if name not in tensors]
+    if lacking:
+        raise CheckpointError(f"{out}: neither model has {lacking[0]!r}, which these tasks need")
+    extra: dict[str, bytes] = {}
+    for checkpoint in reversed(from_):
+        extra |= {
+            name: (checkpoint.path / name).read_bytes() for name in checkpoint.card["files"] if name not in _OWN_FILES
+        }
+    write_checkpoint(
+        Path(out),
+        tensors={name: tensors[name] for name in wanted},
+        config=parts["config"],
+        inputs=parts["inputs"],
+        card={**parts["card"], "parameters": describe(model)},
+        recipe=from_[0].recipe,
+        extra_files=extra,
+    )
+    return Path(out)
