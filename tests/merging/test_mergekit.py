@@ -47,6 +47,23 @@ def test_task_arithmetic_with_lambda_and_a_base_among_the_models(tmp_path: Path)
         torch.testing.assert_close(found[name], base + 0.7 * change)
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"])
+def test_a_sum_may_have_weights_that_sum_to_one(tmp_path: Path, method: str) -> None:
+    """With a density of 1, which is the default, nothing is dropped or cut."""
+    family = write_family(tmp_path)
+    own = {"della_linear": {"epsilon": 0.0}, "breadcrumbs": {"gamma": 0.0}}.get(method, {})
+    given = models(a={"weight": 0.5, **own}, b={"weight": [{"filter": "mlp", "value": 1.5}, {"value": 0.5}], **own})
+    file = {"merge_method": method, "base_model": "base", "models": given, "parameters": {"normalize": True}}
+    found = merged(assembled(tmp_path, file))
+    for name, base in family["base"].items():
+        weights = (0.25, 0.75) if "mlp" in name else (0.5, 0.5)
+        change = sum(weight * (family[task][name] - base) for weight, task in zip(weights, "ab", strict=True))
+        torch.testing.assert_close(found[name], base + change)
+    zero = {**file, "models": models(a={"weight": 1, **own}, b={"weight": -1, **own})}
+    with pytest.raises(PolytaskError, match="sum is not 0, or normalize: false"):
+        merged(assembled(tmp_path, zero))
+
+
 def test_ties_trims_by_tensor_elects_on_weighted_changes_and_divides_by_weights(tmp_path: Path) -> None:
     family = write_family(tmp_path)
     file = {

@@ -84,10 +84,10 @@ _OUTLIERS = Departure(
 
 # the paper's epsilon is the whole width, mergekit's half of it
 _CONVERT: dict[str, Callable[[Any], Any]] = {
-    "normalize": lambda value: "weights" if value else "none",
     "rescale": lambda value: "density" if value else "none",
     "epsilon": lambda value: 2 * value,
 }
+_DIVIDE: dict[str, Callable[[Any], Any]] = {"normalize": lambda value: "weights" if value else "none"}
 _BY_RANK: dict[str, Any] = {
     "per_model": {"epsilon": "epsilon"},
     "settled": {"epsilon": 0.3, "span": "ends"},
@@ -111,7 +111,7 @@ def _thinned(
 ) -> Method:
     """A method that thins task vectors out and adds them up; or elects signs, and divides by `divide` by default."""
     rescale = {"rescale": "rescale"} if rescales else {}
-    normalize = {} if divide is None else {"normalize": "divide"}
+    normalize = {"normalize": "normalize" if divide is None else "divide"}
     return Method(
         name,
         name,
@@ -119,8 +119,8 @@ def _thinned(
         per_model={**_WEIGHTS, "density": "density", **(per_model or {})},
         whole=_SUM | normalize | rescale,
         ignored=_INT8_MASK,
-        only={option: False for option in ("normalize", "rescale") if option not in normalize | rescale},
-        convert=_CONVERT,
+        only={} if rescales else {"rescale": False},
+        convert=_CONVERT if divide is None else _CONVERT | _DIVIDE,
         settled={
             "density": 1.0,
             **(settled or {}),
@@ -171,9 +171,8 @@ METHODS: dict[str, Method] = {
             "task_arithmetic",
             "required",
             per_model=_WEIGHTS,
-            whole=_SUM,
+            whole=_SUM | {"normalize": "normalize"},
             ignored=_INT8_MASK,
-            only={"normalize": False},
         ),
         _thinned("ties", "weights", settled={"scope": "tensor"}, departures=(_NEGATIVE,)),
         _thinned("dare_linear", None, rescales=True, departures=_DROPPED),

@@ -40,10 +40,12 @@ def linear(
     Raises:  BadValue: weights that sum to 0, where they are normalised.
     """
     factors = torch.ones(len(stack), dtype=torch.float64) * weights
-    if normalize:
-        total = float(factors.sum())
-        if total == 0:
-            allowed = "weights whose sum is not 0, or normalize: false"
-            raise BadValue("the weights", factors.tolist(), allowed, "rule 'linear'")
-        factors = factors / total
-    return weighted_sum(stack, factors)
+    return weighted_sum(stack, shares(factors, "rule 'linear'") if normalize else factors)
+
+
+def shares(weights: Float[Tensor, "T"], where: str) -> Float[Tensor, "T"]:
+    """The weights over their sum; BadValue where that is 0. `where` they are, for the message."""
+    total = float(weights.sum())
+    if total == 0:
+        raise BadValue("the weights", weights.tolist(), "weights whose sum is not 0, or normalize: false", where)
+    return weights / total
