@@ -51,15 +51,14 @@ def test_task_arithmetic_with_lambda_and_a_base_among_the_models(tmp_path: Path)
 def test_a_sum_may_have_weights_that_sum_to_one(tmp_path: Path, method: str) -> None:
     """With a density of 1, which is the default, nothing is dropped or cut."""
     family = write_family(tmp_path)
-    own = {"della_linear": {"epsilon": 0.0}, "breadcrumbs": {"gamma": 0.0}}.get(method, {})
-    given = models(a={"weight": 0.5, **own}, b={"weight": [{"filter": "mlp", "value": 1.5}, {"value": 0.5}], **own})
+    given = models(a={"weight": 0.5}, b={"weight": [{"filter": "mlp", "value": 1.5}, {"value": 0.5}]})
     file = {"merge_method": method, "base_model": "base", "models": given, "parameters": {"normalize": True}}
     found = merged(assembled(tmp_path, file))
     for name, base in family["base"].items():
         weights = (0.25, 0.75) if "mlp" in name else (0.5, 0.5)
         change = sum(weight * (family[task][name] - base) for weight, task in zip(weights, "ab", strict=True))
         torch.testing.assert_close(found[name], base + change)
-    zero = {**file, "models": models(a={"weight": 1, **own}, b={"weight": -1, **own})}
+    zero = {**file, "models": models(a={"weight": 1}, b={"weight": -1})}
     with pytest.raises(PolytaskError, match="sum is not 0, or normalize: false"):
         merged(assembled(tmp_path, zero))
 
@@ -240,6 +239,21 @@ def test_compat_follows_mergekits_formula() -> None:
     assert departures == ["model_stock: a negative mean cosine counts as 0, as in the paper's derivation"]
     plan, departures = translated(file, "x.yml", compatible=True)
     assert (plan.rule.parameters["clip"], departures) == (False, [])
+
+
+PARTIAL = ("nearswap", "arcee_fusion")  # which keep a part of a change by design
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.base == "required" and name not in PARTIAL]
+)
+def test_a_method_of_deltas_needs_no_parameters(tmp_path: Path, name: str) -> None:
+    """A file that gives none merges, and drops nothing: of one model that is the model."""
+    family = write_family(tmp_path, "a")
+    file = {"merge_method": name, "base_model": "base", "models": models(a={}), "dtype": "float32"}
+    file["models"][0]["parameters"] = {} if name in ("sce", "model_stock") else {"weight": 1.0}
+    for tensor, value in merged(assembled(tmp_path, file)).items():
+        torch.testing.assert_close(value, family["a"][tensor])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -234,7 +234,16 @@ def _rule_parameters(file: MergekitFile, method: Method, compatible: bool) -> di
         for entry in file.models or ():
             own |= _parameters(entry.parameters, method.whole, method)
     settled = {**method.settled, **(method.compatible if compatible else {})}
-    return {**settled, **own}
+    dense = {} if "density" in _used(file) else method.whole_vectors
+    return {**settled, **dense, **own}
+
+
+def _used(file: MergekitFile) -> set[str]:
+    """Every parameter that the file gives anywhere."""
+    given = [file.parameters, *(entry.parameters for entry in file.models or ())]
+    given += [part.parameters for part in file.slices or ()]
+    given += [entry.parameters for part in file.slices or () for entry in part.sources]
+    return {name for parameters in given for name in parameters}
 
 
 def _slices(file: MergekitFile, method: Method, names: _Names, base: str | None, where: str) -> list[dict[str, Any]]:
@@ -357,10 +366,7 @@ def _donor(plan: Mapping[str, Any], base: str | None, names: _Names) -> str | No
 
 
 def _departures(file: MergekitFile, method: Method, plan: Mapping[str, Any], compatible: bool) -> list[str]:
-    given = [file.parameters, *(entry.parameters for entry in file.models or ())]
-    given += [part.parameters for part in file.slices or ()]
-    given += [entry.parameters for part in file.slices or () for entry in part.sources]
-    used = {name for parameters in given for name in parameters}
+    used = _used(file)
     lines = []
     if file.dtype not in (None, "float32", "float64"):
         lines.append(

@@ -28,6 +28,7 @@ class Method:
         only: mergekit's parameter -> the one value that can be followed.
         convert: mergekit's parameter -> its number or word as ours.
         settled: our parameters that make the rule mergekit's variant; compatible: those that --compat adds.
+        whole_vectors: those that hold where the file gives no density, so that nothing is dropped.
         departures: where results differ.
     """
 
@@ -42,6 +43,7 @@ class Method:
     convert: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     settled: Mapping[str, Any] = field(default_factory=dict)
     compatible: Mapping[str, Any] = field(default_factory=dict)
+    whole_vectors: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
 
 
@@ -91,11 +93,13 @@ _DIVIDE: dict[str, Callable[[Any], Any]] = {"normalize": lambda value: "weights"
 _BY_RANK: dict[str, Any] = {
     "per_model": {"epsilon": "epsilon"},
     "settled": {"epsilon": 0.3, "span": "ends"},
+    "whole_vectors": {"epsilon": 0.0},
     "departures": _DROPPED,
 }
 _BOTH_ENDS: dict[str, Any] = {
     "per_model": {"gamma": "outliers"},
     "settled": {"outliers": 0.01, "scope": "tensor"},
+    "whole_vectors": {"outliers": 0.0},
     "departures": (_OUTLIERS,),
 }
 
@@ -107,6 +111,7 @@ def _thinned(
     rescales: bool = False,
     per_model: Mapping[str, str] | None = None,
     settled: Mapping[str, Any] | None = None,
+    whole_vectors: Mapping[str, Any] | None = None,
     departures: tuple[Departure, ...] = (),
 ) -> Method:
     """A method that thins task vectors out and adds them up; or elects signs, and divides by `divide` by default."""
@@ -127,6 +132,7 @@ def _thinned(
             **({"rescale": "density"} if rescales else {}),
             **({} if divide is None else {"elect": "weighted", "divide": divide}),
         },
+        whole_vectors=whole_vectors or {},
         departures=departures,
     )
 
