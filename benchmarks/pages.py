@@ -15,7 +15,7 @@ from polytask.evaluation.table import FORMULA, Comparison, Row, comparison
 from polytask.evaluation.writers import markdown_text
 
 PAGE = results.ROOT / "docs" / "benchmarks.md"
-MARKED = (results.ROOT / "README.md", results.ROOT / "docs" / "balancing.md")
+MARKED = tuple(results.ROOT / page for page in ("README.md", "docs/balancing.md", "docs/which_merge.md"))
 
 _HEAD = f"""# Benchmarks
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polytask.core.errors import PolytaskError
     from polytask.evaluation import heads
     from polytask.evaluation.trained import load
+    from polytask.recipes.experts import alternate, experts
     from polytask.recipes.merging import merge
     from polytask.recipes.run import compare, train
     from polytask.sharing.attachments.contract import attachment
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "PolytaskError",
     "__version__",
+    "alternate",
     "attachment",
     "balancer",
     "boosting",
     "compare",
+    "experts",
     "heads",
     "load",
     "merge",
@@ -35,10 +38,12 @@ __all__ = [
 # name -> "module" or "module:attribute"
 _LOADED_ON_USE = {
     "PolytaskError": "polytask.core.errors:PolytaskError",
+    "alternate": "polytask.recipes.experts:alternate",
     "attachment": "polytask.sharing.attachments.contract:attachment",
     "balancer": "polytask.balancing:balancer",
     "boosting": "polytask.boosting",
     "compare": "polytask.recipes.run:compare",
+    "experts": "polytask.recipes.experts:experts",
     "heads": "polytask.evaluation.heads",
     "load": "polytask.evaluation.trained:load",
     "merge": "polytask.recipes.merging:merge",
