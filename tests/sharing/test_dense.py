@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput
 from polytask.core.inputs import InputSchema
-from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
+from polytask.sharing import ATTACHMENTS, SHARING, ModelSpec, MultiTaskModel, build_model
 from polytask.sharing.encoders.contract import build, build_from_factory
 from polytask.sharing.encoders.levels import hidden_states_pyramid, packed, timm_pyramid, unpacked
+from polytask.sharing.initialise import initialise
 from polytask.sharing.tape import listen
 
 DENSE = [kind for kind in SHARING.names() if SHARING.find(kind).reads == ("pyramid",)]
@@ -192,6 +193,26 @@ def test_outputs_come_from_the_packed_pyramid(kind: str) -> None:
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadValue, match=re.escape(message)):
         dense_model(options)
+
+
+def test_attachments_read_vectors() -> None:
+    spec = ModelSpec.model_validate({"encoder": {"kind": "pyramid", "channels": [4, 8]}, "sharing": "mtan"})
+    rotations = ATTACHMENTS.find("rotograd").Options(dimensions=2)
+    with pytest.raises(MissingInput, match="attachment 'rotograd' reads vectors; the encoder gives a pyramid"):
+        build_model(spec, PICTURES, OUTPUTS, seed=0, attachments=[rotations])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DENSE if kind != "pad"])
+def test_a_task_joins_a_trained_model_and_leaves_it(kind: str) -> None:
+    old, new = model_of(kind, outputs={"click": 1, "topic": 4}), model_of(kind, seed=1)
+    start = initialise(new, old.state_dict(), "old")
+    assert start.fresh
+    assert all("assays" in name for name in start.fresh)
+    inputs = inputs_of(kind, 2)
+    torch.testing.assert_close(new.eval()(inputs, ["topic"]), old.eval()(inputs, ["topic"]))
+    alone = model_of(kind, seed=2, outputs={"topic": 4})
+    assert all("click" in name for name in initialise(alone, old.state_dict(), "old").unused)
+    torch.testing.assert_close(alone.eval()(inputs), old(inputs, ["topic"]))
 
 
 # ---- methods

@@ -10,7 +10,7 @@ from tests.sharing.models import CASES, ON_A_PYRAMID, SHARING_OPTIONS, on_pictur
 from tests.training.runs import weights
 
 import polytask
-from polytask.core.errors import UnknownName
+from polytask.core.errors import BadValue, UnknownName
 from polytask.recipes.reading import read_recipe
 from polytask.recipes.run import make_job
 from polytask.sharing.tape import listen
@@ -73,6 +73,21 @@ def test_every_architecture_trains_by_every_kind_of_rule_and_predicts(case: str,
     assert predicted["normals"].to_numpy().shape == (3, 8, 12, 3)
     alone = polytask.load(tmp_path / "loss").predict({"image": images}, tasks=["depth"])
     np.testing.assert_allclose(alone["depth"].to_numpy(), predicted["depth"].to_numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_labels_of_another_size_than_a_tasks_outputs(tmp_path: Path) -> None:
+    message = r"task 'depth': the shape of a label is '\[8, 12\]'; allowed: maps of 4 x 6, as its decoder gives them"
+    with pytest.raises(BadValue, match=message):
+        polytask.train(recipe("hard", **{"model.decoder.strides": {"depth": 2}}), out=tmp_path / "run", data=data())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_of_half_the_resolution_trains(tmp_path: Path) -> None:
+    given = data()
+    given["data"]["depth"] = given["data"]["depth"][:, ::2, ::2]
+    polytask.train(recipe("pad", **{"model.decoder.strides": {"depth": 2}}), out=tmp_path, data=given)
+    predicted = polytask.load(tmp_path).predict({"image": given["data"]["image"][:2]})
+    assert predicted["depth"].to_numpy().shape == (2, 4, 6)
 
 
 # ---- heads that help in training

@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from polytask.sharing.dense.decoders import Decoders
 from polytask.sharing.encoders.contract import Encoder
 from polytask.sharing.spec import SharingOptions
 
@@ -30,7 +31,19 @@ class Sharing(nn.Module):
     @property
     def auxiliary(self) -> dict[str, int]:
         """Place -> width of the inner maps that heads may read in training, see `polytask.sharing.tape`."""
-        return {}
+        decoders = self._of_tasks()
+        return {} if decoders is None else decoders.auxiliary
+
+    @property
+    def map_sizes(self) -> dict[str, tuple[int, int]]:
+        """Task -> height and width of its outputs, where they are maps."""
+        decoders = self._of_tasks()
+        return {} if decoders is None else decoders.sizes
+
+    def _of_tasks(self) -> Decoders | None:
+        """The tasks' decoders, where the encoder gives a pyramid."""
+        found = getattr(self, "decoders", None)
+        return found if isinstance(found, Decoders) else None
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__()

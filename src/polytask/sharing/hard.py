@@ -40,10 +40,6 @@ class Hard(Sharing):
         self.decoders = decoders_for(self.encoder, tasks, decoder, seed)
         self.width = self.encoder.width if self.decoders is None else self.decoders.width
 
-    @property
-    def auxiliary(self) -> dict[str, int]:
-        return {} if self.decoders is None else self.decoders.auxiliary
-
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
         """The encoder's output, or all maps of its pyramid, one after the other."""
         read = self.encoder(inputs)

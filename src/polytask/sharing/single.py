@@ -50,10 +50,6 @@ class Single(Sharing):
         self.shares = len(self.encoders) == 1
 
     @property
-    def auxiliary(self) -> dict[str, int]:
-        return {} if self.decoders is None else self.decoders.auxiliary
-
-    @property
     def representation_width(self) -> int:
         return next(iter(self.encoders.values())).width
 

@@ -78,10 +78,6 @@ class TaskTokens(Sharing):
         with seeded(seed, "places"):
             self.places = None if self.decoders is None else Places(self.decoders.shapes[-1])
 
-    @property
-    def auxiliary(self) -> dict[str, int]:
-        return {} if self.decoders is None else self.decoders.auxiliary
-
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
         """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
         pyramid, one after the other."""

@@ -1,6 +1,6 @@
 """One stage of a run: its rows, its parameters, its rule and its optimiser."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,7 @@ class Stage:
             }
             for rows in (splits, validation)
         )
+        _require_labels_as_large(model, used)
         noise = Noise(job.run.seed, "stage", index)
         self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
         self.steps = spec.steps or (spec.epochs or 1) * self.mixture.steps_per_epoch
@@ -235,6 +236,17 @@ def _require_one_representation(where: str, instead: str, model: Any, sources: l
             f"{where}: tasks of sources {', '.join(sources)} have no rows in common, so at the representation no two "
             f"of them could conflict; use {instead}"
         )
+
+
+def _require_labels_as_large(model: Any, splits: Mapping[str, Any]) -> None:
+    """BadValue unless a task whose outputs are maps has labels of that height and width; streams are not looked at."""
+    for split in splits.values():
+        for task, labels in split.labels.items() if isinstance(split, Examples) else ():
+            size = model.sharing.map_sizes.get(task, tuple(labels.shape[1:3]))
+            if tuple(labels.shape[1:3]) != size:
+                found = f"[{', '.join(map(str, labels.shape[1:]))}]"
+                allowed = f"maps of {size[0]} x {size[1]}, as its decoder gives them; model.decoder.strides sets it"
+                raise BadValue(f"task {task!r}: the shape of a label", found, allowed)
 
 
 def _with_labels_of(tasks: Iterable[str], split: Any) -> Any:

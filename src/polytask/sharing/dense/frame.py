@@ -20,6 +20,7 @@ class Dense(Sharing):
 
     reads: ClassVar[tuple[str, ...]] = ("pyramid",)
     decoder: ClassVar[type[nn.Module]] = Decoder
+    decoders: Decoders
 
     def __init__(
         self,
@@ -35,11 +36,6 @@ class Dense(Sharing):
         spec = decoder or DecoderSpec()
         self.decoders = Decoders(self.encoder, self.tasks, spec, seed, self.decoder_channels(options), self.decoder)
         self.width = self.decoders.width
-
-    @property
-    def auxiliary(self) -> dict[str, int]:
-        """Place -> width of the features that heads may read in training."""
-        return self.decoders.auxiliary
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """All maps of the pyramid, one after the other."""
