@@ -1,10 +1,11 @@
 """Rules on independent batches: X_a X_b^T, the last batch's update, every label in the private parameters' mean."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from tests.balancing.references import jacobian
+from tests.balancing.references import check_saved, jacobian, written
 from tests.balancing.test_gradients import TASKS, is_shared, losses_of, made
 from torch import Tensor, nn
 
@@ -21,10 +22,6 @@ def rows(stacks: dict[str, Tensor]) -> Tensor:
 
 def batches(model: nn.Module, number: int = 3, first: int = 0) -> list[dict[str, Tensor]]:
     return [losses_of(model, seed=first + place) for place in range(number)]
-
-
-def written(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -72,17 +69,8 @@ def test_a_task_that_one_batch_lacks_is_absent() -> None:
 @pytest.mark.parametrize("groups", ["all", "tensor"])
 def test_a_saved_balancer_goes_on_bit_for_bit(name: str, groups: str) -> None:
     model = made()
-    first = polytask.balancer(name, groups=groups)
-    for step in range(3):
-        first.backward(batches(model, first=3 * step), model)
-    second = polytask.balancer(name, groups=groups)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    results = []
-    for balancer in (first, second):
-        model.zero_grad()
-        balancer.backward(batches(model, first=20), model)
-        results.append(written(model))
-    assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
+    made_anew = partial(polytask.balancer, name, groups=groups)
+    check_saved(made_anew, model, lambda step: batches(model, first=3 * step), moved=name == "modo" or groups != "all")
 
 
 def test_a_priority_multiplies_the_loss() -> None:

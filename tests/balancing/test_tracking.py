@@ -1,11 +1,11 @@
 """Rules that remember gradients: what they write over several steps, what waits, what is saved."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from tests.balancing.references import jacobian
-from tests.balancing.test_double_sampling import written
+from tests.balancing.references import check_saved, jacobian, written
 from tests.balancing.test_gradients import TASKS, dense_gram, is_shared, losses_of, made
 from torch import Tensor, nn
 
@@ -73,21 +73,7 @@ def test_excess_mtl_combines_the_gradients_themselves() -> None:
 @pytest.mark.parametrize("groups", ["all", "layer"])
 def test_a_saved_balancer_goes_on_bit_for_bit(name: str, groups: str) -> None:
     model = made()
-    first = polytask.balancer(name, groups=groups)
-    for step in range(3):
-        first.backward(losses_of(model, step), model)
-    second = polytask.balancer(name, groups=groups)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    results = []
-    for balancer in (first, second):
-        model.zero_grad()
-        balancer.backward(losses_of(model, 9), model)
-        results.append(written(model))
-    assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
-    fresh = polytask.balancer(name, groups=groups)
-    model.zero_grad()
-    fresh.backward(losses_of(model, 9), model)
-    assert not all(torch.equal(a, b) for a, b in zip(results[0].values(), written(model).values(), strict=True))
+    check_saved(partial(polytask.balancer, name, groups=groups), model, lambda step: losses_of(model, step))
 
 
 @pytest.mark.parametrize("name", RULES)
