@@ -25,7 +25,7 @@ class Experiment(Strict):
         recipe: the name of a shipped recipe.
         settings: changes to it, {path: value}.
         rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`. Of kind expert_merges `rules`
-            are merge methods, and null is every one.
+            are merge methods, or rooms that have some; null is every one.
         against: the row that the others are seen beside: the page then shows a line a row with its difference to that
             one, and no scores of tasks.
         beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules). Recipe,

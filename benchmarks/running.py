@@ -171,13 +171,14 @@ def _merged_experts(
     experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     from benchmarks.expert_merges import measure
+    from benchmarks.expert_merges.settings import ROOMS
     from polytask.recipes.run import make_job
 
     assert experiment.recipe is not None  # the experiment's own check
     prepared, data_dir = _prepared(experiment, data_dir, place)
     read = read_recipe(experiment.recipe, experiment.settings)
     job = make_job(read, data_dir=data_dir)
-    methods = None if experiment.rules is None else [str(rule) for rule in experiment.rules]
+    methods = [str(rule) for rule in experiment.rules or ROOMS]
     measured = measure.measure(job, place, methods, say)
     commits = measured.pop("commits_of_runs")
     return {"results": measured, "recipe": read.recipe.resolved(), "commits_of_runs": commits, **prepared}

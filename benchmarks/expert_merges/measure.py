@@ -7,23 +7,22 @@ is scored on the test split, and so are the defaults. What is finished is kept, 
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
+from benchmarks.expert_merges.apart import MergeFailed, merged_apart
 from benchmarks.expert_merges.scoring import Scorer, Scores, scaled
-from benchmarks.expert_merges.settings import MASK_SCALES, merges_of, methods_for
-from benchmarks.merging.timing import timed
+from benchmarks.expert_merges.settings import MASK_SCALES, SCALES, SETTINGS, STORES, methods_for, other_parameters
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import NotFinite
 from polytask.evaluation.formatting import fixed
-from polytask.merging import store
+from polytask.merging.stores.packing import pack
+from polytask.merging.stores.unpacking import StoredTask
 from polytask.studies.experts import JOINT, Experts, train_experts
 from polytask.training.job import Job
 
@@ -31,13 +30,13 @@ Say = Callable[[str], None]
 Row = dict[str, Any]
 
 
-def measure(job: Job, place: Path, methods: Sequence[str] | None, say: Say) -> dict[str, Any]:
+def measure(job: Job, place: Path, methods: Sequence[str], say: Say) -> dict[str, Any]:
     """Trains, merges and scores.
 
     Args:
         job: the run on all tasks.
         place: of rows and outputs; the experts go beside it, named after what they were trained by.
-        methods: names; None is every one.
+        methods: names of methods, or of rooms.
         say: takes lines of progress.
     """
     digest = hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
@@ -56,15 +55,14 @@ def measure(job: Job, place: Path, methods: Sequence[str] | None, say: Say) -> d
             for task, about in experts.results[JOINT]["tasks"].items()
         },
         "seed": job.run.seed,
-        "settings_tried": max((len(row["tried"]) for row in rows), default=0),
+        "settings_tried": SETTINGS,
         "rows": rows,
         "left_out": left_out,
         "beside": {
             "base": bench.kept("base", bench.base),
             "joint": bench.joint(),
-            **{kind: bench.kept(kind, lambda kind=kind: bench.store(kind)) for kind in ("tall_masks", "emr_store")},
+            **{kind: bench.kept(f"store-{kind}", lambda kind=kind: bench.store(kind)) for kind in STORES},
         },
-        "torch_imported": bench.kept("torch", lambda: bench.timed([sys.executable, "-c", "import torch"])),
         "training": {name: _training(found) for name, found in experts.results.items()},
         "commits_of_runs": sorted({str(found["provenance"]["commit"]) for found in experts.results.values()}),
     }
@@ -98,23 +96,20 @@ class Bench:
 
     def method(self, name: str) -> Row:
         """A method with the settings that it tries."""
-        tries: list[_Try] = []
-        runs = []
-        for number, merge in enumerate(merges_of(name)):
-            out = self._place / f"merged-{number}"
-            try:
-                runs.append(self._merge({"kind": name, **merge.parameters}, out))
-            except RuntimeError as error:
-                return {"name": name, "failed": str(error).rpartition(" / ")[2]}
-            weights = _weights(out)
-            tries += [
-                self._try(scaled(self._base, weights, scale), scale=scale, **merge.parameters) for scale in merge.scales
-            ]
-        best = max(tries, key=lambda one: one.order)
+        other = other_parameters(name)
+        try:
+            weights, cost = self._merged({"kind": name})
+            tries = [self._try(weights, {"scale": scale}) for scale in SCALES[: SETTINGS - len(other)]]
+            best = _best(tries)
+            if other and best.score is not None:
+                tries.append(self._try(self._merged({"kind": name, **other})[0], {**best.settings, **other}))
+                best = _best(tries)
+        except MergeFailed as error:
+            return {"name": name, "failed": str(error)}
         if best.score is None:
             return {"name": name, "failed": "the merged model's outputs are NaN or infinite"}
         test = self._scorer(best.weights, "test")
-        self._say(f"  {name}: {_said(test, self.experts['test'])} with {best.settings}, {runs[0]['seconds']:.1f} s")
+        self._say(f"  {name}: {_said(test, self.experts['test'])} with {best.settings}, {cost['seconds']:.1f} s")
         return {
             "name": name,
             "settings": best.settings,
@@ -125,7 +120,7 @@ class Bench:
                 "valid": tries[0].valid,
                 "test": test if best is tries[0] else self._scorer(tries[0].weights, "test"),
             },
-            **runs[0],
+            **cost,
         }
 
     def base(self) -> Row:
@@ -138,49 +133,42 @@ class Bench:
         return {split: {task: _score(found, task, split) for task in self._tasks} for split in _SPLITS}
 
     def store(self, kind: str) -> Row:
-        """A store, and each task's model from it on its own task; each task takes its best mask."""
+        """A store, and each task's model from it on its own task; of TALL-masks each task takes its best."""
         best: dict[str, Scores] = {split: dict.fromkeys(self._tasks, float("-inf")) for split in _SPLITS}
         about: Row = {}
-        chosen: dict[str, float | None] = {}
-        for mask_scale in MASK_SCALES if kind == "tall_masks" else (None,):
+        chosen: dict[str, dict[str, float]] = {}
+        models = {task: str(path) for task, path in self._of.tasks.items()}
+        for settings in [{"mask_scale": scale} for scale in MASK_SCALES] if kind == "tall_masks" else [{}]:
             folder = self._place / "store"
             shutil.rmtree(folder, ignore_errors=True)
-            options = {} if mask_scale is None else {"mask_scale": mask_scale}
-            models = {task: str(path) for task, path in self._of.tasks.items()}
-            packed = store.pack(str(self._of.base), models, folder, kind=kind.removesuffix("_store"), **options)
-            about = about or {key: packed[key] for key in ("bytes", "bytes_of_models")}
+            packed = pack(str(self._of.base), models, folder, kind=kind, settings=settings)
+            about = about or {"bytes": packed["bytes"], "bytes_of_models": sum(packed["bytes_of_models"].values())}
             for task in self._tasks:
-                out = self._place / "merged-0"
-                shutil.rmtree(out, ignore_errors=True)
-                store.get(folder, task, out)
-                weights = self._whole(_weights(out))
+                with StoredTask(folder, task) as stored:
+                    weights = self._whole({name: stored.tensor(name) for name in stored.layout()})
                 valid = self._scorer(weights, "valid", [task])
                 if valid[task] > best["valid"][task]:
                     best["valid"] |= valid
                     best["test"] |= self._scorer(weights, "test", [task])
-                    chosen[task] = mask_scale
+                    chosen[task] = settings
         self._say(f"  {kind}: {_said(best['test'], self.experts['test'])}")
-        return {**best, **about, "mask_scale": chosen}
-
-    def timed(self, command: Sequence[str]) -> dict[str, Any]:
-        self._place.mkdir(parents=True, exist_ok=True)
-        return timed(command, self._place / "log", {"HF_HUB_OFFLINE": "1"})
+        return {**best, **about, "settings": chosen}
 
     def _whole(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With the experts' heads where they are missing."""
         heads = {name: value for own in self._own.values() for name, value in own.items() if name not in self._base}
         return {**heads, **weights}
 
-    def _merge(self, rule: Mapping[str, Any], out: Path) -> dict[str, Any]:
-        """Seconds and memory of `polytask merge`."""
+    def _merged(self, rule: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The merged weights, and what the merge cost."""
+        out = self._place / "merged"
         shutil.rmtree(out, ignore_errors=True)
-        plan = self._place / "plan.yaml"
-        self._place.mkdir(parents=True, exist_ok=True)
         models = {task: str(path) for task, path in self._of.tasks.items()}
-        plan.write_text(yaml.safe_dump({"version": 1, "base": str(self._of.base), "tasks": models, "rule": dict(rule)}))
-        return self.timed([sys.executable, "-m", "polytask", "merge", str(plan), "--out", str(out)])
+        cost = merged_apart({"base": str(self._of.base), "tasks": models, "rule": dict(rule)}, out)
+        return _weights(out), cost
 
-    def _try(self, weights: Mapping[str, Tensor], **settings: Any) -> "_Try":
+    def _try(self, merged: Mapping[str, Tensor], settings: dict[str, Any]) -> "_Try":
+        weights = scaled(self._base, merged, settings["scale"])
         try:
             valid = self._scorer(weights, "valid")
         except NotFinite:
@@ -200,9 +188,10 @@ class _Try:
     valid: Scores
     score: float | None
 
-    @property
-    def order(self) -> float:
-        return float("-inf") if self.score is None else self.score
+
+def _best(tries: Sequence[_Try]) -> _Try:
+    """Of the highest score; the first of equals, so that the defaults come before others."""
+    return max(tries, key=lambda one: float("-inf") if one.score is None else one.score)
 
 
 def share(scores: Mapping[str, float], experts: Mapping[str, float]) -> float:

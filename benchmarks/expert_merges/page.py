@@ -24,8 +24,9 @@ ORDERINGS = (
 _BESIDE = {
     "base": "the base with the experts' heads",
     "joint": "one model trained on all tasks",
-    "tall_masks": "store of TALL-masks, a task's own model",
-    "emr_store": "store of EMR, a task's own model",
+    "tall_masks": "a store of `tall_masks`: a task's own model",
+    "emr": "a store of `emr`: a task's own model",
+    "sparse": "a store of `sparse`, 5 % of the elements: a task's own model",
 }
 _NOT_MERGED = ("–", "–", "–")
 Results = Mapping[str, Any]
@@ -113,14 +114,20 @@ def _table(results: Results) -> str:
     )
     for name, words in _BESIDE.items():
         if name in results["beside"]:
-            lines.append([words, "", *_shares(results, results["beside"][name]), *_NOT_MERGED])
+            beside = results["beside"][name]
+            size = (
+                f"{_percent(100 * beside['bytes'] / beside['bytes_of_models'])} of the bytes"
+                if "bytes" in beside
+                else ""
+            )
+            lines.append([words, size, *_shares(results, beside), *_NOT_MERGED])
     lines += [_line(results, row) for row in _ranked(results)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _line(results: Results, row: Results) -> list[str]:
     defaults = _percent(share(row["defaults"]["test"], _experts(results, "test")) * 100)
-    costs = [duration(row["seconds"]), f"{(row['anonymous'] - results['torch_imported']['anonymous']) / MIB:.0f} MiB"]
+    costs = [duration(row["seconds"]), f"{row['anonymous'] / MIB:.0f} MiB"]
     return [f"`{row['name']}`", _settings(row["settings"]), *_shares(results, row), defaults, *costs]
 
 
@@ -135,10 +142,9 @@ def _caption(results: Results) -> str:
     return (
         "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks. Every "
         f"method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation split, "
-        "by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density fewer of "
-        f"them at two densities. Time and memory are those of `polytask merge` with the defaults, interpreter's start "
-        f"included ({duration(results['torch_imported']['seconds'])} to import torch); memory is beyond that of an "
-        f"interpreter that has imported torch. One seed of experts (seed {results['seed']}), so differences of a few "
+        "by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density another "
+        "density. Time and memory are those of the merge with the defaults, beyond a process that has imported "
+        f"polytask. One seed of experts (seed {results['seed']}), so differences of a few "
         "percent mean nothing. Training took "
         f"{duration(sum(about['seconds'] for name, about in results['training'].items() if name != 'joint'))} for the "
         f"experts, {duration(results['training']['joint']['seconds'])} for the joint model."

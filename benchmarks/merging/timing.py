@@ -35,10 +35,11 @@ def _anonymous(tree: psutil.Process) -> int:
         processes = [tree, *tree.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    return sum(_of_process(process.pid) for process in processes)
+    return sum(anonymous_of(process.pid) for process in processes)
 
 
-def _of_process(number: int) -> int:
+def anonymous_of(number: int) -> int:
+    """Bytes of one process; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{number}/status").read_text().splitlines()
     except OSError:

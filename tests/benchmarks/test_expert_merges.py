@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.expert_merges import measure, page
+from benchmarks.expert_merges.apart import MergeFailed, merged_apart
 from benchmarks.expert_merges.scoring import ByLength, Scorer, scaled
-from benchmarks.expert_merges.settings import SCALES, merges_of, methods_for
+from benchmarks.expert_merges.settings import ROOMS, SCALES, SETTINGS, methods_for, other_parameters
 from tests.training.runs import job
 
 from polytask.core.errors import CheckpointError
@@ -16,29 +17,31 @@ from polytask.merging.contract import method_names
 from polytask.tasks.examples import Examples, Ragged
 
 SMALL = {"tasks": {"click": "binary", "topic": "multiclass"}, "data__drop": ["buy", "price"], "train__epochs": 1}
+METHODS = ["task_arithmetic", "ties", "passthrough"]
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str], Path]:
     place, lines = tmp_path_factory.mktemp("work") / "small", []
-    results = measure.measure(job(**SMALL), place, ["task_arithmetic", "ties", "passthrough"], lines.append)
+    results = measure.measure(job(**SMALL), place, METHODS, lines.append)
     return json.loads(json.dumps(results)), lines, place
 
 
-def test_every_method_tries_as_many_settings() -> None:
-    for name in method_names():
-        merges = merges_of(name)
-        assert sum(len(merge.scales) for merge in merges) == len(SCALES), name
-        assert (merges[0].parameters, merges[0].scales[0]) == ({}, 1.0), name
-    assert [merge.parameters for merge in merges_of("ties")] == [{}, {"density": 0.5}]
-    assert [merge.parameters for merge in merges_of("dare_linear")] == [{}, {"density": 0.2}]
+def test_another_density_is_on_the_other_side() -> None:
+    assert SCALES[0] == 1.0
+    assert len(SCALES) == SETTINGS
+    assert other_parameters("ties") == {"density": 0.5}
+    assert other_parameters("dare_linear") == {"density": 0.2}
+    assert other_parameters("linear") == other_parameters("upgrad") == {}
 
 
 def test_methods_that_merge_fewer_models_are_left_out_with_the_reason() -> None:
-    chosen, left_out = methods_for(["a", "b", "c"])
+    chosen, left_out = methods_for(["a", "b", "c"], ROOMS)
     assert set(chosen) | set(left_out) == set(method_names())
-    assert list(left_out) == [name for name in method_names() if name in left_out]
     assert "allowed: 2" in left_out["slerp"]
+    assert methods_for(["a", "b"], ["balancing", "ties"])[0][-1] == "ties"
+    assert "graddrop" in methods_for(["a", "b"], ["balancing"])[0]
+    assert "tsv_m" not in methods_for(["a", "b"], ["balancing"])[0]
     assert {"ties", "upgrad", "mean", "tsv_m"} <= set(chosen)
 
 
@@ -61,7 +64,7 @@ def test_what_is_measured(measured: tuple[dict[str, Any], list[str], Path]) -> N
     results, lines, _ = measured
     assert [row["name"] for row in results["rows"]] == ["task_arithmetic", "ties"]
     assert list(results["left_out"]) == ["passthrough"]
-    assert results["settings_tried"] == 6
+    assert all(len(row["tried"]) == results["settings_tried"] for row in results["rows"])
     for row in results["rows"]:
         best = max(one["score"] for one in row["tried"])
         assert measure.share(row["valid"], page._experts(results, "valid")) == pytest.approx(best)
@@ -72,6 +75,11 @@ def test_what_is_measured(measured: tuple[dict[str, Any], list[str], Path]) -> N
         assert row["seconds"] > 0
     assert results["beside"]["tall_masks"]["bytes"] > 0
     assert any("run 3 of 3: joint" in line for line in lines)
+
+
+def test_a_merge_that_fails_tells_polytasks_own_line(tmp_path: Path) -> None:
+    with pytest.raises(MergeFailed, match="did you mean 'ties'"):
+        merged_apart({"tasks": {"a": "a"}, "rule": "tyes"}, tmp_path / "out")
 
 
 def test_a_scorer_gives_the_experts_their_own_scores(measured: tuple[dict[str, Any], list[str], Path]) -> None:
@@ -87,7 +95,7 @@ def test_a_scorer_gives_the_experts_their_own_scores(measured: tuple[dict[str, A
 def test_what_is_finished_is_not_done_again(measured: tuple[dict[str, Any], list[str], Path]) -> None:
     results, _, place = measured
     lines: list[str] = []
-    again = measure.measure(job(**SMALL), place, ["task_arithmetic", "ties", "passthrough"], lines.append)
+    again = measure.measure(job(**SMALL), place, METHODS, lines.append)
     assert json.loads(json.dumps(again)) == results
     assert not any("task_arithmetic" in line for line in lines)
 
