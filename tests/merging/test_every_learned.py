@@ -18,7 +18,7 @@ from polytask.merging.learning import Learned, find_learned, learn
 from polytask.merging.samples import samples
 from polytask.merging.vectors import Vectors
 
-QUICK = {"steps": 3}
+QUICK = {"steps": 3, "batches": 2}
 """Few steps where a method has some: what is checked here holds after any number."""
 
 every = pytest.mark.parametrize("name", list(LEARNED))

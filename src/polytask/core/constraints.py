@@ -139,6 +139,20 @@ class Beginning:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A directory where something is kept, or none; a relative one starts from where the program runs."""
+
+    def allows(self, value: object) -> bool:
+        return value is None or (isinstance(value, str) and bool(value.strip()))
+
+    def __str__(self) -> str:
+        return "a folder"
+
+    def bad_values(self) -> list[object]:
+        return ["", 3]
+
+
+@dataclass(frozen=True)
 class TaskName:
     """The name of a task; none is the first. The function sees float64 [T], 1 for that task, if it is present."""
 
@@ -159,7 +173,7 @@ class TaskName:
         return torch.tensor([float(task == chosen) for task in tasks], dtype=torch.float64)
 
 
-Constraint = Interval | Choice | PerTask | TaskName | TaskNames | RuleChoice | Beginning
+Constraint = Interval | Choice | PerTask | TaskName | TaskNames | RuleChoice | Beginning | Folder
 
 
 @dataclass(frozen=True)
@@ -175,7 +189,7 @@ class Parameter:
         """The value as this parameter's type; BadValue if it is not allowed."""
         if self.constraint is not None and not self.constraint.allows(value):
             raise BadValue(self.name, value, str(self.constraint), where)
-        if isinstance(self.constraint, PerTask | TaskName | TaskNames | RuleChoice):
+        if isinstance(self.constraint, PerTask | TaskName | TaskNames | RuleChoice | Folder):
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -106,4 +106,6 @@ LEARNED: dict[str, str] = {
     "atlas": "polytask.merging.learned.atlas:atlas",
     "self_positioning": "polytask.merging.learned.self_positioning:self_positioning",
     "divmerge": "polytask.merging.learned.divmerge:divmerge",
+    "fisher": "polytask.merging.learned.fisher:fisher",
+    "regmean": "polytask.merging.learned.regmean:regmean",
 }

@@ -99,7 +99,10 @@ class MergeSession:
         return kind
 
     def linear_inputs(self, parameters: Mapping[str, Tensor], task: str, batch: Any) -> dict[str, Tensor]:
-        """weight's name -> inputs [rows, in] of that linear layer, for every linear layer whose weight is merged."""
+        """weight's name -> inputs [rows, in] of that linear layer, for every linear layer whose weight is merged.
+
+        Of a sequence every position is a row. NotFinite where the model's outputs are not.
+        """
         module = self.samples.module(task)
         found: dict[str, Tensor] = {}
         handles = []
@@ -109,7 +112,7 @@ class MergeSession:
                 handles.append(layer.register_forward_pre_hook(partial(_keep, found, weight)))
         try:
             with torch.no_grad():
-                self.forward(parameters, task, batch)
+                require_finite_outputs(self.forward(parameters, task, batch), task)
         finally:
             for handle in handles:
                 handle.remove()
@@ -124,7 +127,8 @@ class MergeSession:
 
 
 def _keep(found: dict[str, Tensor], weight: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    found[weight] = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+    rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+    found[weight] = torch.cat([found[weight], rows]) if weight in found else rows
 
 
 def require_finite(loss: Tensor, task: str, step: int) -> None:
@@ -132,6 +136,13 @@ def require_finite(loss: Tensor, task: str, step: int) -> None:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise NotFinite(f"the loss of task {task!r} is {value} at step {step} of the merge")
+
+
+def require_finite_outputs(outputs: Mapping[str, Tensor], task: str) -> None:
+    """NotFinite naming the task and the head."""
+    for head, values in outputs.items():
+        if not bool(values.isfinite().all()):
+            raise NotFinite(f"task {task!r}: an output of {head!r} is NaN or infinite")
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""What a learned merge measures of each task's model: measured once, kept in files, and read again without data.
+
+FOLDER/METHOD/TASK.safetensors      the tensors, with what they were measured of and how
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from polytask.checkpoints.directory import write_file
+from polytask.core.errors import CheckpointError
+from polytask.merging.session import MergeSession
+
+SAMPLED = 4096
+"""Elements of each tensor that identify a model."""
+
+
+def measured(
+    session: MergeSession,
+    method: str,
+    folder: str | None,
+    settings: Mapping[str, Any],
+    measure: Callable[[str], Mapping[str, Tensor]],
+) -> dict[str, dict[str, Tensor]]:
+    """task -> tensors, from the folder's files where there are any; others are measured, and written there.
+
+    Args:
+        session: whose tasks are measured.
+        method: the folder's name.
+        folder: None keeps nothing.
+        settings: what the measurement depends on beside the model; a file with others is refused.
+        measure: of one task.
+
+    Raises:
+        CheckpointError: a file of another model or other settings, or a damaged one.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for number, task in enumerate(session.tasks):
+        path = None if folder is None else Path(folder) / method / f"{quote(task, safe='')}.safetensors"
+        about = {"version": 1, "method": method, "model": _fingerprint(session, task), **settings}
+        if path is not None and path.exists():
+            found[task] = _read(path, about)
+        else:
+            found[task] = dict(measure(task))
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                about = {key: json.dumps(value) for key, value in about.items()}
+                about["data"] = json.dumps(session.samples.facts(task))
+                contiguous = {name: tensor.contiguous() for name, tensor in found[task].items()}
+                write_file(path, save(contiguous, {"format": "pt", **about}))
+        session.say(number + 1, len(session.tasks))
+    return found
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from None
+    for key, value in about.items():
+        if said.get(key) != json.dumps(value):
+            raise CheckpointError(
+                f"{path}: was measured with {key} {said.get(key, 'unknown')}, and this merge has {json.dumps(value)}; "
+                "name another folder, or remove the file"
+            )
+    return tensors
+
+
+def _fingerprint(session: MergeSession, task: str) -> str:
+    """Of the first elements of every tensor of a task's model."""
+    digest = hashlib.sha256()
+    for name in session.vectors.names:
+        own = session.vectors.model(task, name).flatten()[:SAMPLED]
+        digest.update(f"{name} {list(session.vectors.shape(name))}".encode())
+        digest.update(own.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
