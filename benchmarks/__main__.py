@@ -11,8 +11,8 @@ from benchmarks.pages import write_pages
 from benchmarks.running import run
 from polytask.core.errors import PolytaskError
 
-BY_NAME = ("merging", "balancing", "text_experts")
-"""Not among all: `make bench-merging` and its like make environments of their own, and the last one takes hours."""
+BY_NAME = ("merging", "balancing", "text_experts", "text_experts_rules", "text_experts_data")
+"""Not among all: `make bench-merging` and its like make environments of their own, and the experts take hours."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -178,8 +178,8 @@ def _merged_experts(
     prepared, data_dir = _prepared(experiment, data_dir, place)
     read = read_recipe(experiment.recipe, experiment.settings)
     job = make_job(read, data_dir=data_dir)
-    methods = [str(rule) for rule in experiment.rules or ROOMS]
-    measured = measure.measure(job, place, methods, say)
+    rules, alone = experiment.rules or ROOMS, experiment.beside is None
+    measured = measure.measure(job, place, rules, say, data_dir=data_dir, alone=alone)
     commits = measured.pop("commits_of_runs")
     return {"results": measured, "recipe": read.recipe.resolved(), "commits_of_runs": commits, **prepared}
 

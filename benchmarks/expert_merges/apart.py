@@ -16,16 +16,19 @@ class MergeFailed(Exception):
     """The merge ended with an error of polytask's, which this one tells."""
 
 
-def merged_apart(plan: Mapping[str, Any], out: Path) -> dict[str, float]:
+def merged_apart(plan: Mapping[str, Any], out: Path, data_dir: Path | None = None) -> dict[str, float]:
     """Writes the merge; {"seconds", "anonymous": bytes at the peak beyond those of the start}.
+
+    Args:
+        plan, out, data_dir: as `polytask.merge` takes them.
 
     Raises:
         MergeFailed: with polytask's own line.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["polytask.merging.run"])
+    context.set_forkserver_preload(["polytask.recipes.merging"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_merge, args=(dict(plan), str(out), sender))
+    process = context.Process(target=_merge, args=(dict(plan), str(out), data_dir, sender))
     process.start()
     sender.close()
     peak = 0
@@ -41,12 +44,12 @@ def merged_apart(plan: Mapping[str, Any], out: Path) -> dict[str, float]:
     return {"seconds": found["seconds"], "anonymous": max(peak - found["before"], 0)}
 
 
-def _merge(plan: Mapping[str, Any], out: str, sender: Connection) -> None:
+def _merge(plan: Mapping[str, Any], out: str, data_dir: Path | None, sender: Connection) -> None:
     import polytask
 
     before, start = anonymous_of(os.getpid()), time.perf_counter()
     try:
-        polytask.merge(plan, out=out)
+        polytask.merge(plan, out=out, data_dir=data_dir)
     except PolytaskError as error:
         sender.send({"error": str(error)})
     else:

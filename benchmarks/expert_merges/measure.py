@@ -8,15 +8,16 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from torch import Tensor
 
 from benchmarks.expert_merges.apart import MergeFailed, merged_apart
 from benchmarks.expert_merges.scoring import Scorer, Scores, scaled
-from benchmarks.expert_merges.settings import MASK_SCALES, SCALES, SETTINGS, STORES, methods_for, other_parameters
+from benchmarks.expert_merges.settings import MASK_SCALES, SCALES, SETTINGS, STORES, Method, methods_for
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import NotFinite
@@ -30,25 +31,35 @@ Say = Callable[[str], None]
 Row = dict[str, Any]
 
 
-def measure(job: Job, place: Path, methods: Sequence[str], say: Say) -> dict[str, Any]:
+def measure(
+    job: Job,
+    place: Path,
+    methods: Sequence[str | Mapping[str, Any]],
+    say: Say,
+    *,
+    data_dir: Path | None = None,
+    alone: bool = True,
+) -> dict[str, Any]:
     """Trains, merges and scores.
 
     Args:
         job: the run on all tasks.
         place: of rows and outputs; the experts go beside it, named after what they were trained by.
-        methods: names of methods, or of rooms.
+        methods: see `settings.methods_for`.
         say: takes lines of progress.
+        data_dir: where the rows are that a learned merge reads.
+        alone: whether what stands beside the methods is measured too; another result has it otherwise.
     """
     digest = hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
     listener = _Runs(say)
     experts = train_experts(job, place.parent / f"experts-{digest}", joint=True, listeners=[listener])
-    bench = Bench(job, experts, place, say)
+    bench = Bench(job, experts, place, say, data_dir)
     chosen, left_out = methods_for(job.tasks, methods)
     rows = []
-    for name in chosen:
-        row = bench.kept(name, lambda name=name: bench.method(name))
+    for method in chosen:
+        row = bench.kept(method.name, lambda method=method: bench.method(method))
         rows += [row] if "failed" not in row else []
-        left_out |= {name: row["failed"]} if "failed" in row else {}
+        left_out |= {method.name: row["failed"]} if "failed" in row else {}
     return {
         "tasks": {
             task: {"metric": about["metric"], **{split: bench.experts[split][task] for split in bench.experts}}
@@ -58,11 +69,7 @@ def measure(job: Job, place: Path, methods: Sequence[str], say: Say) -> dict[str
         "settings_tried": SETTINGS,
         "rows": rows,
         "left_out": left_out,
-        "beside": {
-            "base": bench.kept("base", bench.base),
-            "joint": bench.joint(),
-            **{kind: bench.kept(f"store-{kind}", lambda kind=kind: bench.store(kind)) for kind in STORES},
-        },
+        "beside": bench.beside() if alone else {},
         "training": {name: _training(found) for name, found in experts.results.items()},
         "commits_of_runs": sorted({str(found["provenance"]["commit"]) for found in experts.results.values()}),
     }
@@ -75,8 +82,9 @@ class Bench:
         experts: split -> task -> the score of the task's expert.
     """
 
-    def __init__(self, job: Job, experts: Experts, place: Path, say: Say) -> None:
+    def __init__(self, job: Job, experts: Experts, place: Path, say: Say, data_dir: Path | None) -> None:
         self._tasks, self._of, self._place, self._say = list(job.tasks), experts, place, say
+        self._data_dir = data_dir
         self._scorer = Scorer(job)
         self._own = {task: _weights(path) for task, path in experts.tasks.items()}
         everywhere = set.intersection(*(set(own) for own in self._own.values()))
@@ -87,22 +95,23 @@ class Bench:
 
     def kept(self, name: str, make: Callable[[], Row]) -> Row:
         """The row from its file, or made and written there."""
-        path = self._place / "rows" / f"{name}.json"
+        path = self._place / "rows" / f"{quote(name, safe=' =')}.json"
         if not path.exists():
             row = make()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json_bytes(row))
         return read_json(path)
 
-    def method(self, name: str) -> Row:
+    def method(self, method: Method) -> Row:
         """A method with the settings that it tries."""
-        other = other_parameters(name)
+        name, other = method.name, method.other_parameters()
         try:
-            weights, cost = self._merged({"kind": name})
+            weights, cost = self._merged(method)
             tries = [self._try(weights, {"scale": scale}) for scale in SCALES[: SETTINGS - len(other)]]
             best = _best(tries)
             if other and best.score is not None:
-                tries.append(self._try(self._merged({"kind": name, **other})[0], {**best.settings, **other}))
+                changed = replace(method, parameters={**method.parameters, **other})
+                tries.append(self._try(self._merged(changed)[0], {**best.settings, **other}))
                 best = _best(tries)
         except MergeFailed as error:
             return {"name": name, "failed": str(error)}
@@ -122,6 +131,11 @@ class Bench:
             },
             **cost,
         }
+
+    def beside(self) -> dict[str, Row]:
+        """What stands beside the methods."""
+        stores = {kind: self.kept(f"store-{kind}", lambda kind=kind: self.store(kind)) for kind in STORES}
+        return {"base": self.kept("base", self.base), "joint": self.joint(), **stores}
 
     def base(self) -> Row:
         """The start itself, with the experts' heads: what a merge that changes nothing would be."""
@@ -159,12 +173,14 @@ class Bench:
         heads = {name: value for own in self._own.values() for name, value in own.items() if name not in self._base}
         return {**heads, **weights}
 
-    def _merged(self, rule: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _merged(self, method: Method) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The merged weights, and what the merge cost."""
         out = self._place / "merged"
         shutil.rmtree(out, ignore_errors=True)
         models = {task: str(path) for task, path in self._of.tasks.items()}
-        cost = merged_apart({"base": str(self._of.base), "tasks": models, "rule": dict(rule)}, out)
+        plan = {"base": str(self._of.base), "tasks": models, "rule": {"kind": method.kind, **method.parameters}}
+        data = {} if method.data is None else {"data": method.data}
+        cost = merged_apart({**plan, **data}, out, self._data_dir)
         return _weights(out), cost
 
     def _try(self, merged: Mapping[str, Tensor], settings: dict[str, Any]) -> "_Try":

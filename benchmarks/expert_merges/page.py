@@ -139,8 +139,10 @@ def _shares(results: Results, row: Results) -> list[str]:
 
 
 def _caption(results: Results) -> str:
+    changed = any("=" in row["name"] for row in results["rows"])
     return (
-        "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks. Every "
+        ("Merges that read data read validation rows; numbers in a name are not the defaults. " if changed else "")
+        + "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks. Every "
         f"method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation split, "
         "by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density another "
         "density. Time and memory are those of the merge with the defaults, beyond a process that has imported "

@@ -9,10 +9,10 @@ import torch
 from benchmarks.expert_merges import measure, page
 from benchmarks.expert_merges.apart import MergeFailed, merged_apart
 from benchmarks.expert_merges.scoring import ByLength, Scorer, scaled
-from benchmarks.expert_merges.settings import ROOMS, SCALES, SETTINGS, methods_for, other_parameters
+from benchmarks.expert_merges.settings import ROOMS, SCALES, SETTINGS, Method, methods_for
 from tests.training.runs import job
 
-from polytask.core.errors import CheckpointError
+from polytask.core.errors import CheckpointError, UnknownName
 from polytask.merging.contract import method_names
 from polytask.tasks.examples import Examples, Ragged
 
@@ -30,18 +30,23 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 def test_another_density_is_on_the_other_side() -> None:
     assert SCALES[0] == 1.0
     assert len(SCALES) == SETTINGS
-    assert other_parameters("ties") == {"density": 0.5}
-    assert other_parameters("dare_linear") == {"density": 0.2}
-    assert other_parameters("linear") == other_parameters("upgrad") == {}
+    assert Method("ties").other_parameters() == {"density": 0.5}
+    assert Method("dare_linear").other_parameters() == {"density": 0.2}
+    assert Method("linear").other_parameters() == Method("upgrad").other_parameters() == {}
 
 
 def test_methods_that_merge_fewer_models_are_left_out_with_the_reason() -> None:
-    chosen, left_out = methods_for(["a", "b", "c"], ROOMS)
+    methods, left_out = methods_for(["a", "b", "c"], ROOMS)
+    chosen = [method.name for method in methods]
     assert set(chosen) | set(left_out) == set(method_names())
     assert "allowed: 2" in left_out["slerp"]
-    assert methods_for(["a", "b"], ["balancing", "ties"])[0][-1] == "ties"
-    assert "graddrop" in methods_for(["a", "b"], ["balancing"])[0]
-    assert "tsv_m" not in methods_for(["a", "b"], ["balancing"])[0]
+    assert methods_for(["a", "b"], ["balancing", "ties"])[0][-1] == Method("ties")
+    assert Method("graddrop") in methods_for(["a", "b"], ["balancing"])[0]
+    assert Method("tsv_m") not in methods_for(["a", "b"], ["balancing"])[0]
+    (learned,), _ = methods_for(["a", "b"], [{"kind": "adamerging", "steps": 3, "data": {"rows": 8}}])
+    assert (learned.name, learned.data, learned.other_parameters()) == ("adamerging steps=3", {"rows": 8}, {})
+    with pytest.raises(UnknownName, match="no parameter 'step'"):
+        methods_for(["a", "b"], [{"kind": "adamerging", "step": 3}])
     assert {"ties", "upgrad", "mean", "tsv_m"} <= set(chosen)
 
 
