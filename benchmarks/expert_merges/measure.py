@@ -211,8 +211,9 @@ def _best(tries: Sequence[_Try]) -> _Try:
 
 
 def share(scores: Mapping[str, float], experts: Mapping[str, float]) -> float:
-    """The mean over tasks of the score as a share of the expert's."""
-    return sum(scores[task] / experts[task] for task in experts) / len(experts)
+    """The mean over tasks of the score as a share of the expert's; an expert that is worth nothing has no shares."""
+    shares = [scores[task] / own for task, own in experts.items() if own > 0]
+    return sum(shares) / len(shares)
 
 
 def _score(results: Mapping[str, Any], task: str, split: str) -> float:

@@ -134,23 +134,38 @@ def _line(results: Results, row: Results) -> list[str]:
 def _shares(results: Results, row: Results) -> list[str]:
     """The mean, then a share a task."""
     experts = _experts(results, "test")
-    each = [_percent(100 * row["test"][task] / experts[task]) for task in experts]
+    each = [
+        _percent(100 * row["test"][task] / own) if own > 0 else fixed(row["test"][task], 3)
+        for task, own in experts.items()
+    ]
     return [f"**{_percent(_mean(results, row))}**", *each]
 
 
 def _caption(results: Results) -> str:
-    changed = any("=" in row["name"] for row in results["rows"])
-    return (
-        ("Merges that read data read validation rows; numbers in a name are not the defaults. " if changed else "")
-        + "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks. Every "
-        f"method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation split, "
-        "by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density another "
-        "density. Time and memory are those of the merge with the defaults, beyond a process that has imported "
-        f"polytask. One seed of experts (seed {results['seed']}), so differences of a few "
-        "percent mean nothing. Training took "
-        f"{duration(sum(about['seconds'] for name, about in results['training'].items() if name != 'joint'))} for the "
-        f"experts, {duration(results['training']['joint']['seconds'])} for the joint model."
+    useless = [task for task, own in _experts(results, "test").items() if own <= 0]
+    told = (
+        "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks.",
+        f"The expert of {listed(useless)} learned nothing in these few steps (its metric is 0 or less), so that its task "
+        "has no shares, is shown by its own score, and is in no mean."
+        if useless
+        else "",
+        f"Every method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation "
+        "split, by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density "
+        "another density.",
+        "Merges that read data read validation rows; numbers in a name are not the defaults."
+        if any("=" in row["name"] for row in results["rows"])
+        else "",
+        "Time and memory are those of the merge with the defaults, beyond a process that has imported polytask.",
+        f"One seed of experts (seed {results['seed']}), so differences of a few percent mean nothing.",
+        f"Training took {duration(sum(_training(results).values()))} for the experts, "
+        f"{duration(results['training']['joint']['seconds'])} for the joint model.",
     )
+    return " ".join(part for part in told if part)
+
+
+def _training(results: Results) -> dict[str, float]:
+    """Seconds of each expert."""
+    return {task: results["training"][task]["seconds"] for task in results["tasks"]}
 
 
 def _left_out(results: Results) -> list[str]:
