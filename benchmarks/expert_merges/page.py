@@ -143,23 +143,26 @@ def _shares(results: Results, row: Results) -> list[str]:
 
 def _caption(results: Results) -> str:
     useless = [task for task, own in _experts(results, "test").items() if own <= 0]
-    told = (
-        "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks.",
-        f"The expert of {listed(useless)} learned nothing in these few steps (its metric is 0 or less), so that its task "
-        "has no shares, is shown by its own score, and is in no mean."
-        if useless
-        else "",
+    nothing = (
+        f"The expert of {listed(useless)} learned nothing in these few steps (its metric is 0 or less): its task has "
+        "no shares, is shown by its own score, and is in no mean."
+    )
+    settings = (
         f"Every method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation "
         "split, by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density "
-        "another density.",
-        "Merges that read data read validation rows; numbers in a name are not the defaults."
-        if any("=" in row["name"] for row in results["rows"])
-        else "",
+        "another density."
+    )
+    data = "Merges that read data read validation rows; numbers in a name are not the defaults."
+    seconds = [duration(sum(_training(results).values())), duration(results["training"]["joint"]["seconds"])]
+    told = [
+        "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks.",
+        nothing if useless else "",
+        settings,
+        data if any("=" in row["name"] for row in results["rows"]) else "",
         "Time and memory are those of the merge with the defaults, beyond a process that has imported polytask.",
         f"One seed of experts (seed {results['seed']}), so differences of a few percent mean nothing.",
-        f"Training took {duration(sum(_training(results).values()))} for the experts, "
-        f"{duration(results['training']['joint']['seconds'])} for the joint model.",
-    )
+        f"Training took {seconds[0]} for the experts, {seconds[1]} for the joint model.",
+    ]
     return " ".join(part for part in told if part)
 
 
