@@ -24,6 +24,7 @@ from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, de
 
 TASKS = [f"task_{number}" for number in range(8)]
 INPUTS, WIDTH, EXPERT, BATCH = 256, 256, 64, 1024
+COLUMNS = 32  # of the numbers, for architectures that read a token a number and let each task's attend to each other
 OPTIONS: dict[str, dict[str, Any]] = {
     "mmoe": {"experts": 16},
     "dselect_k": {"experts": 16},
@@ -53,14 +54,20 @@ def built(name: str) -> MultiTaskModel:
     spec = ModelSpec.model_validate(
         {"encoder": ENCODERS[reads(name)], "sharing": {"kind": kind, **OPTIONS.get(kind, {})}}
     )
-    shapes: dict[str, tuple[int, ...]] = {"image": PICTURE} if reads(name) == "pyramid" else {"numeric": (INPUTS,)}
+    shapes: dict[str, tuple[int, ...]] = (
+        {"image": PICTURE} if reads(name) == "pyramid" else {"numeric": (numbers_read(name),)}
+    )
     return build_model(spec, InputSchema(shapes=shapes), dict.fromkeys(TASKS, 1), seed=0)
 
 
 def inputs_for(name: str) -> dict[str, Tensor]:
     if reads(name) == "pyramid":
         return {"image": torch.randn(PICTURES, *PICTURE)}
-    return {"numeric": torch.randn(BATCH, INPUTS)}
+    return {"numeric": torch.randn(BATCH, numbers_read(name))}
+
+
+def numbers_read(name: str) -> int:
+    return COLUMNS if reads(name) == "sequence" else INPUTS
 
 
 def measured(steps: int = 60) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def measured(steps: int = 60) -> dict[str, Any]:
         "tasks": len(TASKS),
         "batch": BATCH,
         "steps": steps,
+        "columns": COLUMNS,
         "threads": torch.get_num_threads(),
         "architectures": {
             kind: {

@@ -20,6 +20,8 @@ def sentences(results: Mapping[str, Any]) -> str:
     said = f"Against the same formulas written as loops over experts a step takes {listed(loops)}"
     said += f"; **slower than a loop**: {listed(slower)}." if slower else "; none is slower than a loop."
     said += f" A step of hard sharing takes {fixed(results['hard_ms'][1], 2)} ms here. Brackets: quartiles."
+    if "columns" in results:
+        said += f" Architectures that read a token a column have {results['columns']} columns, the others 256 numbers."
     beside: dict[str, list[str]] = {}
     for name, about in results["architectures"].items():
         beside.setdefault(about.get("beside", "hard"), []).append(f"`{name}`")

@@ -11,7 +11,7 @@ from polytask.core.validation import Strict, validated
 
 FOLDER = Path(__file__).resolve().parent / "experiments"
 COMPARE, EXPERT_MERGES = "compare", "expert_merges"
-_SHARED = ("recipe", "settings", "seeds", "learning_rate_multiples", "prepare", "against")
+_SHARED = ("recipe", "settings", "seeds", "learning_rate_multiples", "parameters", "prepare", "against")
 
 
 class Experiment(Strict):
@@ -31,7 +31,7 @@ class Experiment(Strict):
         beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules). Recipe,
             settings, seeds, learning rates and `against` are that one's; single-task models and the row `against` are
             measured again, and must come out the same.
-        parameters: of the models that are merged.
+        parameters: of the models that are merged; of every row of a comparison, if all are to have as many.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
     """
@@ -68,8 +68,10 @@ class Experiment(Strict):
     def _check(self) -> "Experiment":
         if (self.recipe is None) != (self.kind not in (COMPARE, "trees", EXPERT_MERGES)):
             raise ValueError("recipe belongs to the kinds compare, trees and expert_merges, which need it")
-        if (self.parameters is None) == (self.kind == "merging"):
-            raise ValueError("parameters belongs to the kind merging, which needs it")
+        if self.parameters is None and self.kind == "merging":
+            raise ValueError("parameters: the kind merging needs it")
+        if self.parameters is not None and self.kind not in ("merging", COMPARE):
+            raise ValueError("parameters belongs to the kinds merging and compare")
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
         if self.kind == "toy" and self.beside is not None:
             told -= {"rules"}

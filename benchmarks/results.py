@@ -74,7 +74,7 @@ def joined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = {row["name"]: row for row in first["results"]["rows"]}
     for record in others:
         where = f"the results of {first['experiment']} and {record['experiment']} cannot be joined"
-        for key in ("recipe", "settings", "seeds", "learning_rate_multiples"):
+        for key in ("recipe", "settings", "seeds", "learning_rate_multiples", "parameters"):
             if first["definition"].get(key) != record["definition"].get(key):
                 raise CheckpointError(f"{where}: {key} differ")
         for row in record["results"]["rows"]:

@@ -162,6 +162,7 @@ def _compared(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         vary=experiment.vary,
         seeds=experiment.seeds,
         learning_rate_multiples=experiment.learning_rate_multiples,
+        parameters=None if experiment.parameters is None else int(experiment.parameters),
         data_dir=data_dir,
         settings=experiment.settings,
         listeners=[_Progress(say)],

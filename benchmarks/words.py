@@ -76,7 +76,8 @@ def budget_sentence(results: Mapping[str, Any]) -> str:
         if len(budget["learning_rates"]) > 1
         else f"learning rate {rates}"
     )
-    return f"Budget of every row: {budget['steps']:,} steps, {choice}; {seeds}."
+    width = f"; layers scaled to about {budget['parameters']:,} parameters a row" if "parameters" in budget else ""
+    return f"Budget of every row: {budget['steps']:,} steps, {choice}; {seeds}{width}."
 
 
 def step_overhead_sentence(results: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from polytask.merging.contract import MethodSpec, Pipeline, TransformSpec, find_
 from polytask.merging.learning import find_learned
 from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 from polytask.tasks.kinds import KINDS
-from polytask.tasks.losses import LOSSES
+from polytask.tasks.losses import GROUPED_LOSSES, LOSSES
 from polytask.tasks.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +157,10 @@ def kinds() -> str:
 
 
 def losses() -> str:
-    return table(["loss", "summed over the labels that exist"], [[f"`{n}`", _first_line(f)] for n, f in LOSSES.items()])
+    return table(
+        ["loss", "summed over the labels that exist"],
+        [[f"`{n}`", _first_line(f)] for n, f in {**LOSSES, **GROUPED_LOSSES}.items()],
+    )
 
 
 def lower() -> str:

@@ -244,10 +244,12 @@ def test_an_experiment_runs_once_and_is_recorded(tmp_path: Path, monkeypatch: py
 def test_every_comparison_is_expected_to_end_within_the_budget() -> None:
     minutes = {name: read_experiment(name).minutes for name in experiment_names()}
     every_rule = sum(minutes[name] for name in minutes if name.startswith("rules_"))
+    sharing = sum(minutes[name] for name in minutes if name.endswith("_sharing"))
     apart = BY_NAME  # not among those that `make bench` runs
     assert all(minutes[name] <= (120 if "experts" in name else 15) for name in apart)
-    assert sum(minutes.values()) - every_rule - sum(minutes[name] for name in apart) <= 90
+    assert sum(minutes.values()) - every_rule - sharing - sum(minutes[name] for name in apart) <= 90
     assert every_rule <= 180
+    assert sharing <= 60
     assert any(read_experiment(name).kind == COMPARE for name in experiment_names())
 
 

@@ -1,6 +1,7 @@
 """Every shipped recipe: two steps, then predictions from its directory alone on raw rows."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    assert shipped_names() == sorted([*TABLES, "celeba", "multidigits", "nyuv2", "qm9", "scenes", "texts"])
+    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "texts"]
+    assert shipped_names() == sorted([*TABLES, *others])
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -181,3 +183,20 @@ def test_texts_runs_and_predicts(batches: str, data_dir: Path, tmp_path: Path) -
     predicted = model.predict({"text": sentences})
     assert_probabilities(predicted, ["mr", "subj", "cr", "sst2", "cola"], len(sentences))
     assert set(predicted["trec"].to_list()) <= set(range(6))
+
+
+def test_movielens_runs_scores_by_user_and_predicts(data_dir: Path, tmp_path: Path) -> None:
+    sample = {"data.rows": {"train": 3000, "valid": 2000, "test": 2000}}
+    model = trained("movielens", tmp_path, data_dir, **sample)
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert {"auroc", "grouped_auroc", "log_loss", "calibration_error"} <= set(results["test"]["liked"])
+    assert 0 < results["test"]["order"]["grouped_auroc"] < 1
+    columns = model.columns()
+    assert "class" in columns
+    assert not {"rating", "timestamp", "split"} & set(columns)
+    rows = polars.read_parquet(data_dir / "tabular/ml100k_ratings.parquet").head(20).drop("rating")
+    for other, key in (("users", "user_id"), ("items", "item_id")):
+        rows = rows.join(polars.read_parquet(data_dir / f"tabular/ml100k_{other}.parquet"), on=key)
+    predicted = model.predict(rows)
+    assert_probabilities(predicted, ["liked"], 20)
+    assert np.isfinite(predicted["order"].to_numpy()).all()

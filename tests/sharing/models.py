@@ -9,7 +9,7 @@ from polytask.core.inputs import InputSchema
 from polytask.core.noise import Noise
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 
-TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3))
+TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3), names=("page", "user", "item"))
 IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
 PICTURES = InputSchema(shapes={"image": (3, 8, 12)})
 TEXT = InputSchema(text=True)
@@ -25,6 +25,8 @@ TINY_BERT = {
 }
 GROUPS = {"reactions": ["click", "topic", "type"], "chemistry": ["assays", "a.b"]}
 ORDER = {"click": 10, "topic": 40, "assays": 30, "type": 20, "a.b": 50}
+DOMAIN = {"kind": "tabular", "columns": ["page"], "keys": [], "embedding": 2, "hidden_sizes": []}
+PRIOR = {**DOMAIN, "columns": ["item", "user"], "embedding": 3}
 SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"kind": "hard"},
     "mmoe": {"kind": "mmoe", "experts": 3, "hidden_sizes": [7, 6]},
@@ -37,6 +39,12 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "cross_stitch": {"kind": "cross_stitch", "hidden_sizes": [7, 6]},
     "nddr": {"kind": "nddr", "hidden_sizes": [7, 6]},
     "sluice": {"kind": "sluice", "hidden_size": 6, "orthogonality": 0.1},
+    "esmm": {"kind": "esmm", "hidden_sizes": [7, 6]},
+    "aitm": {"kind": "aitm", "hidden_sizes": [7, 6]},
+    "pepnet": {"kind": "pepnet", "hidden_sizes": [7, 6], "gate": 5, "domain": DOMAIN, "prior": PRIOR},
+    "dtrn": {"kind": "dtrn", "hidden_sizes": [7, 6], "heads": 2, "embedding": 3, "refinement": 4},
+    "apem": {"kind": "apem", "points": 3, "heads": 2, "hidden_sizes": [7, 6]},
+    "m2trec": {"kind": "m2trec", "heads": 2},
     "task_tokens": {"kind": "task_tokens", "heads": 2},
     "safe": {"kind": "safe", "start": 0.3},
     "mtan": {"kind": "mtan"},

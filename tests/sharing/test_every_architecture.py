@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.sharing.dense_references import DENSE_REFERENCES
 from tests.sharing.models import CASES, OUTPUTS, SHARING_OPTIONS, inputs_of, model_of, on_pictures, schema_of
+from tests.sharing.recommender_references import RECOMMENDER_REFERENCES
 from tests.sharing.references import REFERENCES, head_reference
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,7 @@ from polytask.core.errors import UnknownName
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
 
 every_architecture = pytest.mark.parametrize("kind", CASES)
-references = {**REFERENCES, **DENSE_REFERENCES}
+references = {**REFERENCES, **DENSE_REFERENCES, **RECOMMENDER_REFERENCES}
 
 
 def test_every_architecture_has_options_and_a_reference() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polytask.core.errors import BadValue
-from polytask.tasks.losses import LOSSES
+from polytask.tasks.losses import LOSSES, ordered_pairs, pairwise_logistic
 from polytask.tasks.target import Target
 from polytask.tasks.task import Task
 
@@ -123,3 +123,27 @@ def test_the_target_gives_numerator_and_count():
 def test_shapes_that_would_broadcast_are_refused(name, outputs, labels):
     with pytest.raises(BadValue, match="shape"):
         LOSSES[name](torch.zeros(outputs), torch.zeros(labels).long(), torch.ones(labels, dtype=torch.bool))
+
+
+def test_pairs_are_those_of_a_loop_over_all_rows():
+    generator = torch.Generator().manual_seed(0)
+    labels, groups = (torch.randint(high, (40,), generator=generator) for high in (3, 7))
+    present = torch.rand(40, generator=generator) < 0.8
+    rows = [row for row in range(40) if present[row]]
+    expected = {(i, j) for i in rows for j in rows if groups[i] == groups[j] and labels[i] > labels[j]}
+    higher, lower = ordered_pairs(labels, present, groups)
+    assert len(higher) == len(expected)
+    assert set(zip(higher.tolist(), lower.tolist(), strict=True)) == expected
+
+
+def test_a_batch_without_a_pair_has_the_loss_0_and_a_graph():
+    outputs = torch.zeros(3, requires_grad=True)
+    loss = pairwise_logistic(outputs, torch.tensor([1.0, NAN, 2.0]), torch.tensor([True, False, True]), torch.arange(3))
+    loss.backward()
+    assert loss == 0
+    assert outputs.grad.tolist() == [0, 0, 0]
+
+
+def test_pairs_of_labels_and_groups_that_do_not_fit():
+    with pytest.raises(BadValue, match="labels, present and groups"):
+        ordered_pairs(torch.zeros(3), ALL, torch.zeros(2))

@@ -197,3 +197,36 @@ def test_only_errors_are_better_when_lower():
         "mean_angle",
         "median_angle",
     ]
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_grouped_auroc_is_the_mean_over_groups_weighted_by_their_rows(levels):
+    """Every pair of a group, one after the other; for two levels scikit-learn's AUROC of the group too."""
+    rng = np.random.default_rng(levels)
+    groups = torch.from_numpy(rng.integers(0, 12, 150))
+    labels = torch.from_numpy(rng.integers(0, levels, 150)).float()
+    outputs = torch.from_numpy(rng.normal(size=150).round(1)) + labels / 3
+    present = torch.from_numpy(rng.random(150) < 0.9)
+    shares, weights = [], []
+    for group in range(12):
+        rows = ((groups == group) & present).nonzero()[:, 0].tolist()
+        pairs = [(i, j) for i in rows for j in rows if labels[i] > labels[j]]
+        if pairs:
+            shares.append(
+                np.mean([1.0 if outputs[i] > outputs[j] else 0.5 * (outputs[i] == outputs[j]) for i, j in pairs])
+            )
+            weights.append(len(rows))
+            if levels == 2:
+                assert shares[-1] == pytest.approx(reference.roc_auc_score(labels[rows], outputs[rows]))
+    found = METRICS["grouped_auroc"].compute(outputs, labels, present, groups)
+    assert found == pytest.approx(np.average(shares, weights=weights))
+
+
+def test_grouped_auroc_where_no_group_has_two_labels():
+    ones, present = torch.ones(4), torch.ones(4, dtype=torch.bool)
+    assert (
+        METRICS["grouped_auroc"].compute(ones, torch.tensor([1.0, 1, 0, 0]), present, torch.tensor([0, 0, 1, 1]))
+        is None
+    )
+    with pytest.raises(BadValue, match="within groups"):
+        METRICS["grouped_auroc"].compute(ones, ones, present)

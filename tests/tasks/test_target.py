@@ -135,12 +135,15 @@ def test_predictions():
 
 
 ALL_KINDS = [
-    Task(name="b", kind="binary"),
+    Task(name="b", kind="binary", group_by="g"),
     Task(name="c", kind="multiclass"),
     Task(name="t", kind="multilabel", labels=["b", "m"]),
     Task(name="r", kind="regression", loss="huber"),
+    Task(name="o", kind="ranking", label="r", group_by="g"),
 ]
-FRAME = pl.DataFrame({"b": [0, 1, 1, 0], "c": [0, 1, 2, 2], "m": [1, 0, None, 1], "r": [1.0, 2.0, 5.0, None]})
+FRAME = pl.DataFrame(
+    {"b": [0, 1, 1, 0], "c": [0, 1, 2, 2], "m": [1, 0, None, 1], "r": [1.0, 2.0, 5.0, None]}
+).with_columns(g=pl.Series(["u", "u", "v", "v"]))
 
 
 @pytest.mark.parametrize("task", ALL_KINDS, ids=lambda task: task.kind)
@@ -154,10 +157,13 @@ def test_scores_begin_with_the_declared_metric(task):
     target = Target.fit(task.model_copy(update={"metric": task.behaviour.metrics[-1]}), FRAME)
     labels, present = target.encode(FRAME)
     outputs = torch.randn(4, target.outputs, generator=torch.Generator().manual_seed(0))
-    scores = target.score(outputs if target.task.kind.startswith("multi") else outputs[:, 0], labels, present)
+    outputs = outputs if target.task.kind.startswith("multi") else outputs[:, 0]
+    scores = target.score(outputs, labels, present, target.groups(FRAME))
     assert next(iter(scores)) == task.behaviour.metrics[-1]
     assert set(scores) == set(task.behaviour.companions)
     assert all(value is None or math.isfinite(value) for value in scores.values())
+    if target.task.kind == "binary":
+        assert set(scores) - set(target.score(outputs, labels, present)) == {"grouped_auroc"}
 
 
 def test_regression_scores_are_in_the_labels_units():
@@ -250,3 +256,39 @@ def test_a_class_that_training_lacks_is_an_error_later():
 def test_an_unknown_column_names_the_nearest():
     with pytest.raises(UnknownName, match=r"task 'y', column 'lable': no column 'lable' .did you mean 'label'"):
         Target.fit(Task(name="y", kind="binary", label="lable"), pl.DataFrame({"label": [0, 1]}))
+
+
+def test_a_number_from_which_on_a_label_counts():
+    frame = pl.DataFrame({"stars": [5.0, 4, 3.5, None], "text": ["a", "b", "a", "b"]})
+    target = Target.fit(Task(name="liked", kind="binary", label="stars", at_least=4), frame)
+    assert encoded(target, frame) == ([1, 1, 0, 0], [True, True, True, False])
+    assert Target.from_json(json.loads(json.dumps(target.to_json()))) == target
+    with pytest.raises(BadValue, match=r"at_least.*column holds String"):
+        Target.fit(Task(name="text", kind="binary", at_least=4), frame)
+
+
+def test_groups_are_the_same_in_every_chunk_and_none_is_missing():
+    task = Task(name="order", kind="ranking", label="stars", group_by="user")
+    frame = pl.DataFrame({"user": ["u", "v", "u", "w"], "stars": [1, 2, 3, 4]})
+    target = Target.fit(task, frame)
+    groups = target.groups(frame)
+    assert groups[0] == groups[2]
+    assert len(groups.unique()) == 3
+    assert torch.equal(groups[2:], target.groups(frame[2:]))
+    assert Target.fit(Task(name="stars", kind="regression"), frame).groups(frame) is None
+    with pytest.raises(DataError, match="column 'user', row 1: no value; allowed: a group in every row"):
+        target.groups(pl.DataFrame({"user": ["u", None], "stars": [1, 2]}))
+
+
+def test_a_ranking_is_trained_and_scored_within_groups():
+    """Two groups; by hand: in the first 5 > 3 and 5 > 1 and 3 > 1, of which outputs order two; the second has a tie."""
+    frame = pl.DataFrame({"user": [1, 2, 1, 1, 2, 2], "stars": [5, 4, 3, 1, 4, 2]})
+    target = Target.fit(Task(name="order", kind="ranking", label="stars", group_by="user"), frame)
+    (labels, present), groups = target.encode(frame), target.groups(frame)
+    outputs = torch.tensor([2.0, 0.0, 3.0, -1.0, 1.0, 0.0])
+    numerator, count = target.loss(outputs, labels, present, groups)
+    margins = [2 - 3, 2 + 1, 3 + 1, 0 - 0, 1 - 0]
+    assert count == 5
+    assert numerator.item() == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins))
+    assert target.score(outputs, labels, present, groups)["grouped_auroc"] == pytest.approx((2 / 3 + 1.5 / 2) / 2)
+    assert target.decode(outputs)["order"].tolist() == outputs.tolist()

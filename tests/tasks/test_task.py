@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
 from polytask.tasks.kinds import KINDS
-from polytask.tasks.losses import LOSSES
+from polytask.tasks.losses import GROUPED_LOSSES, LOSSES
 from polytask.tasks.metrics import METRICS
 from polytask.tasks.task import Task, expand_tasks
 
@@ -40,7 +40,7 @@ def test_classes_keep_their_type():
 @pytest.mark.parametrize("name", KINDS.names())
 def test_every_name_that_a_kind_offers_exists(name):
     kind = KINDS.find(name)
-    assert set(kind.losses) <= set(LOSSES)
+    assert set(kind.losses) <= {*LOSSES, *GROUPED_LOSSES}
     assert {*kind.metrics, *kind.companions} <= set(METRICS)
 
 
@@ -112,3 +112,24 @@ def test_a_mistake_is_one_typed_line(tasks, error, message):
 def test_a_mistake_in_the_defaults_says_so():
     with pytest.raises(UnknownName, match="task_defaults: no key 'rol'"):
         expand_tasks({"a": "binary"}, {"rol": "target"})
+
+
+@pytest.mark.parametrize(
+    "fields, error, message",
+    [
+        ({"kind": "ranking"}, MissingInput, "kind 'ranking' compares rows within groups; group_by names their column"),
+        ({"kind": "binary", "metric": "grouped_auroc"}, MissingInput, "metric 'grouped_auroc' is taken within groups"),
+        ({"kind": "ranking", "group_by": "t"}, BadValue, "group_by.*neither label nor"),
+        ({"kind": "binary", "positive": 1, "at_least": 4}, BadValue, "at_least.*nothing beside `positive`"),
+        ({"kind": "regression", "at_least": 4}, BadValue, "kind 'regression' has no such option"),
+    ],
+)
+def test_groups_and_thresholds_that_do_not_fit(fields, error, message):
+    with pytest.raises(error, match=message):
+        expand_tasks({"t": fields})
+
+
+def test_a_group_is_read_and_is_no_label():
+    task = Task(name="order", kind="ranking", label="stars", group_by="user")
+    assert task.columns == ("stars",)
+    assert task.read_columns == ("stars", "user")

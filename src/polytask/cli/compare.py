@@ -37,6 +37,15 @@ def compare(
             help="Multiples of the recipe's learning rate that every row tries on the validation split.",
         ),
     ] = None,
+    parameters: Annotated[
+        int | None,
+        typer.Option(
+            "--parameters",
+            min=1,
+            metavar="N",
+            help="Scale the layers of every row, the single-task models together, to about so many parameters.",
+        ),
+    ] = None,
     settings: Settings = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -66,6 +75,7 @@ def compare(
             vary=parsed_variations(vary or ()),
             seeds=seeds,
             learning_rate_multiples=multiples,
+            parameters=parameters,
             data_dir=data_folder(data_dir),
             settings=settings or (),
             listeners=[progress],

@@ -23,11 +23,13 @@ class InputSchema:
         shapes: key -> shape of one row, for keys of fixed shape ("numeric", "bits", "image", ...).
         cardinalities: number of indices of each categorical column, the two reserved ones included.
         text: True when the source gives `input_ids` and `attention_mask`.
+        names: of the categorical columns, for an encoder that reads some of them; inputs are alike whatever they are.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     cardinalities: tuple[int, ...] = ()
     text: bool = False
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -38,4 +40,5 @@ class InputSchema:
             shapes={key: tuple(shape) for key, shape in values["shapes"].items()},
             cardinalities=tuple(values["cardinalities"]),
             text=values["text"],
+            names=tuple(values.get("names", ())),
         )

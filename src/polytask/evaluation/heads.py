@@ -114,6 +114,7 @@ def _of_tasks(checkpoint: Checkpoint, tasks: list[str]) -> dict[str, Any]:
             "sources": of,
             "outputs": {task: config["outputs"][task] for task in tasks},
             "heads": {task: sizes for task, sizes in config["heads"].items() if task in tasks},
+            "products": _products(config, tasks),
         },
         "inputs": {
             **inputs,
@@ -131,6 +132,16 @@ def _of_tasks(checkpoint: Checkpoint, tasks: list[str]) -> dict[str, Any]:
     }
 
 
+def _products(config: Mapping[str, Any], tasks: list[str]) -> dict[str, list[str]]:
+    """Those of these tasks that are products; BadValue where a factor would be left behind."""
+    products = {task: factors for task, factors in config.get("products", {}).items() if task in tasks}
+    for task, factors in products.items():
+        for factor in factors:
+            if factor not in tasks:
+                raise BadValue(f"the factors of task {task!r} without {factor!r}", tasks, f"{', '.join(factors)} too")
+    return products
+
+
 def _joined(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Both parts as one; CheckpointError for a source of both whose rows they turn into inputs in different ways."""
     sources = dict(first["inputs"]["sources"])
@@ -142,7 +153,7 @@ def _joined(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> 
         sources[name] = about
     both = {
         part: {key: {**first[part][key], **second[part][key]} for key in keys}
-        for part, keys in (("config", ("schemas", "sources", "outputs", "heads")), ("inputs", ("targets",)))
+        for part, keys in (("config", ("schemas", "sources", "outputs", "heads", "products")), ("inputs", ("targets",)))
     }
     splits = list(dict.fromkeys([*first["card"]["metrics"], *second["card"]["metrics"]]))
     metrics = {

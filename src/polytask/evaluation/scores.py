@@ -54,13 +54,17 @@ def evaluate(
     labels: dict[str, list[Tensor]] = {task: [] for task in targets}
     present: dict[str, list[Tensor]] = {task: [] for task in targets}
     losses: dict[str, list[float]] = {task: [] for task in targets}
+    groups: dict[str, list[Tensor]] = {task: [] for task in targets}
     counts = dict.fromkeys(targets, 0)
     with evaluation_mode(model), torch.inference_mode():
         for batch in batches_of(splits, batch_size, device_of(model)):
             tasks = [task for task in targets if task in batch.labels]
             found = model(batch.inputs, tasks)
             for task in tasks:
-                numerator, count = targets[task].loss(found[task], batch.labels[task], batch.present[task])
+                own = batch.groups.get(task)
+                numerator, count = targets[task].loss(found[task], batch.labels[task], batch.present[task], own)
+                if own is not None:
+                    groups[task].append(own.cpu())
                 losses[task].append(float(numerator))
                 counts[task] += int(count)
                 outputs[task].append(found[task].cpu())
@@ -72,7 +76,12 @@ def evaluate(
             f"no rows to score for task {unseen[0]!r}; the splits given are of: {', '.join(splits) or 'none'}"
         )
     metrics = {
-        task: target.score(torch.cat(outputs[task]), torch.cat(labels[task]), torch.cat(present[task]))
+        task: target.score(
+            torch.cat(outputs[task]),
+            torch.cat(labels[task]),
+            torch.cat(present[task]),
+            torch.cat(groups[task]) if groups[task] else None,
+        )
         for task, target in targets.items()
     }
     means = {task: math.fsum(losses[task]) / counts[task] if counts[task] else None for task in targets}

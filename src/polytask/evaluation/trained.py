@@ -136,7 +136,9 @@ class Trained:
         """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined."""
         frame, named = _frame(rows), self._named(tasks)
         where = None if place is None else place.where
-        encoded = {task: self.targets[task].encode(frame, where) for task in named}
+        encoded = {
+            task: (*self.targets[task].encode(frame, where), self.targets[task].groups(frame, where)) for task in named
+        }
         outputs = self.outputs(frame, named, place)
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 
@@ -207,6 +209,7 @@ def model_of(config: Mapping[str, Any], encoder: Callable[..., nn.Module] | None
         encoder=encoder,
         attachments=attached.attachments,
         sources=config["sources"],
+        products=config.get("products"),
     )
 
 

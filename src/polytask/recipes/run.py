@@ -59,6 +59,7 @@ def compare(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int | None = None,
     learning_rate_multiples: Sequence[float] | None = None,
+    parameters: int | None = None,
     data: Any = None,
     encoder: Callable[..., nn.Module] | None = None,
     data_dir: str | Path | None = None,
@@ -74,6 +75,7 @@ def compare(
         vary: {"train.batch_size": [256, 1024]}: other recipe values to try.
         seeds: how many; five or more give an honest interval.
         learning_rate_multiples: every row chooses among these multiples of its learning rate on the validation split.
+        parameters: what every row has, all tasks together: the widths of its layers are scaled by one factor.
         The others as in `train`.
     """
     read = read_recipe(recipe, settings)
@@ -88,6 +90,7 @@ def compare(
     budget = Budget(
         tuple(range(wanted.seeds if seeds is None else seeds)),
         tuple(wanted.learning_rate_multiples if learning_rate_multiples is None else learning_rate_multiples),
+        wanted.parameters if parameters is None else parameters,
     )
     results = run_comparison(variants, base, budget, Path(out), listeners=listeners, recipe=read.recipe.resolved())
     write_report([Path(out)], Path(out) / "report.html")

@@ -25,12 +25,14 @@ class CompareSpec(Strict):
         rules, sharing: names to try, each with the rest of the recipe; a rule with parameters as in `train`.
         seeds: how many, 0 ... n - 1.
         learning_rate_multiples: of the recipe's learning rate; every row chooses among them on the validation split.
+        parameters: what every row is scaled to have, all its tasks together; None leaves the models as they are.
     """
 
     rules: tuple[str | dict[str, Any], ...] = ()
     sharing: tuple[str, ...] = ()
     seeds: int = Field(default=5, ge=1)
     learning_rate_multiples: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    parameters: int | None = Field(default=None, ge=1)
 
 
 class Recipe(Strict):

@@ -1,17 +1,24 @@
 """What a sharing architecture is."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.sharing.dense.decoders import Decoders
 from polytask.sharing.encoders.contract import Encoder
-from polytask.sharing.spec import SharingOptions
+from polytask.sharing.spec import EncoderOptions, SharingOptions
 
-MakeEncoder = Callable[[], Encoder]
-"""Gives a new encoder at each call, always with the same start."""
+
+class MakeEncoder(Protocol):
+    """Gives a new encoder at each call, always with the same start."""
+
+    def __call__(self) -> Encoder: ...
+
+    def of(self, options: EncoderOptions, name: str) -> Encoder:
+        """Another encoder of the same inputs, which gives a vector; `name` is that of its start."""
+        ...
 
 
 class Sharing(nn.Module):
@@ -64,3 +71,7 @@ class Sharing(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         """{task: [B, width]}."""
         return self.features(self.representation(inputs), tasks)
+
+    def note_outputs(self, outputs: Mapping[str, Tensor]) -> None:
+        """Called with what the heads made, {task: [B] or [B, outputs]}, while somebody listens: a method's own term on
+        the outputs of several tasks goes on the tape from here."""

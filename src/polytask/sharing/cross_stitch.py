@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.layers import Activation
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.towers import tower_levels
+from polytask.sharing.towers import exchanged, shares, tower_levels
 
 
 class CrossStitch(Sharing):
@@ -51,11 +51,7 @@ class CrossStitch(Sharing):
         return self.encoder(inputs)
 
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        streams: Tensor = representation
-        rows = [self.tasks.index(task) for task in tasks]
-        for level, stitch in zip(self.levels, self.stitches, strict=True):
-            streams = stitch(level(streams), rows if level is self.levels[-1] else None)
-        return dict(zip(tasks, streams.unbind(0), strict=True))
+        return exchanged(self.levels, self.stitches, representation, self.tasks, tasks)
 
 
 class Stitch(nn.Module):
@@ -63,8 +59,7 @@ class Stitch(nn.Module):
 
     def __init__(self, tasks: int, channels: int, own: float) -> None:
         super().__init__()
-        start = torch.full((tasks, tasks), (1 - own) / max(tasks - 1, 1)).fill_diagonal_(own if tasks > 1 else 1.0)
-        self.weights = nn.Parameter(start.unsqueeze(-1).repeat(1, 1, channels))
+        self.weights = nn.Parameter(shares(tasks, own).unsqueeze(-1).repeat(1, 1, channels))
 
     def forward(self, streams: Float[Tensor, "T B d"], rows: list[int] | None) -> Float[Tensor, "named B d"]:
         """The mixtures of all tasks, or of those in `rows`."""

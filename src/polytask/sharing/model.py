@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
-from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.contract import Sharing
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory, require_gives
 from polytask.sharing.encoders.mlp import MLP
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
 from polytask.sharing.names import SHARING
+from polytask.sharing.products import check_products, product_log_odds, with_factors
 from polytask.sharing.spec import AttachmentOptions, EncoderOptions, ModelSpec
 from polytask.sharing.stems import Stems, one_schema
+from polytask.sharing.tape import listening
 
 
 class MultiTaskModel(nn.Module):
@@ -31,6 +33,8 @@ class MultiTaskModel(nn.Module):
         spec: what the model was built from, complete enough to build it again without any other file.
         attachments: those that the model computes with, in their order.
         stems: what reads the inputs first, where tasks do not read them alike.
+        products: task without a head -> the tasks whose probabilities multiply to its own.
+        tasks: all of them, in the order of the outputs, where products are among them.
     """
 
     def __init__(
@@ -40,8 +44,12 @@ class MultiTaskModel(nn.Module):
         spec: ModelSpec | None = None,
         attachments: Mapping[str, Attachment] | None = None,
         stems: Stems | None = None,
+        products: Mapping[str, Sequence[str]] | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.products = dict(products or {})
+        self._tasks = list(tasks)
         self.stems = stems
         self.sharing = sharing
         self.heads = heads
@@ -54,7 +62,7 @@ class MultiTaskModel(nn.Module):
 
     @property
     def tasks(self) -> list[str]:
-        return list(self.heads)
+        return list(self._tasks or self.heads)
 
     def forward(
         self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
@@ -66,22 +74,24 @@ class MultiTaskModel(nn.Module):
         named = self._named(tasks)
         if not named:
             return {}
+        needed = with_factors(named, self.products)
         if self.stems is None:
-            return self._from_trunk(inputs, named)
+            return self._with_products(self._from_trunk(inputs, needed), named)
         found: dict[str, Tensor] = {}
-        for served, read in self.stems.groups(inputs, named, stem):
+        for served, read in self.stems.groups(inputs, needed, stem):
             found |= self._from_trunk(read, served)
-        return {task: found[task] for task in named}
+        return self._with_products(found, named)
 
     def _from_trunk(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         if self.attachments:
-            return self.from_representation(self.sharing.representation(inputs), tasks)
+            return self._transformed(self.sharing.representation(inputs), tasks)
         return self._outputs(self.sharing(inputs, tasks))
 
     def representation(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> Float[Tensor, "B d"]:
         """What the named tasks (None: all) share; MissingInput where the architecture shares nothing, or where these
         tasks read the inputs through different stems."""
-        read = inputs if self.stems is None else self.stems.one(inputs, self._named(tasks))
+        needed = with_factors(self._named(tasks), self.products)
+        read = inputs if self.stems is None else self.stems.one(inputs, needed)
         return self.sharing.representation(read)
 
     def from_representation(
@@ -89,23 +99,39 @@ class MultiTaskModel(nn.Module):
     ) -> dict[str, Tensor]:
         """The outputs from what `representation` returned: `forward` in two steps."""
         named = self._named(tasks)
+        return self._with_products(self._transformed(representation, with_factors(named, self.products)), named)
+
+    def _transformed(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        """The heads' outputs, each task reading its own version of the representation."""
         if not self.attachments:
-            return self._outputs(self.sharing.features(representation, named))
-        by_task = dict.fromkeys(named, representation)
+            return self._outputs(self.sharing.features(representation, tasks))
+        by_task = dict.fromkeys(tasks, representation)
         attachments: list[Any] = list(self.attachments.values())
         for attachment in attachments:
             by_task = attachment.transform(by_task)
         return self._outputs({task: self.sharing.features(own, [task])[task] for task, own in by_task.items()})
 
     def _outputs(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {task: self.heads[task](feature) for task, feature in features.items()}
+        outputs = {task: self.heads[task](feature) for task, feature in features.items()}
+        if listening():
+            self.sharing.note_outputs(outputs)
+        return outputs
+
+    def _with_products(self, outputs: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        """The named tasks' outputs, in their order, from those of the heads."""
+        return {
+            task: product_log_odds([outputs[factor] for factor in self.products[task]])
+            if task in self.products
+            else outputs[task]
+            for task in tasks
+        }
 
     def _named(self, tasks: Iterable[str] | None) -> list[str]:
         if tasks is None:
             return self.tasks
         named = list(dict.fromkeys(tasks))
         for task in named:
-            if task not in self.heads:
+            if task not in self.heads and task not in self.products:
                 raise UnknownName("task", task, self.tasks, where="model")
         return named
 
@@ -120,6 +146,7 @@ def build_model(
     encoder: EncoderFactory | None = None,
     attachments: Sequence[AttachmentOptions] = (),
     sources: Mapping[str, str] | None = None,
+    products: Mapping[str, Sequence[str]] | None = None,
 ) -> MultiTaskModel:
     """A new model.
 
@@ -134,9 +161,12 @@ def build_model(
         encoder: a factory instead of `spec.encoder`.
         attachments: options of those that belong to the model.
         sources: task -> its source, where there are several.
+        products: task -> the tasks whose probabilities multiply to its own; it has no part of the model to itself.
     """
-    tasks, heads = list(outputs), dict(heads or {})
+    products, heads = dict(products or {}), dict(heads or {})
     _check_tasks(outputs, heads)
+    check_products(products, outputs)
+    tasks = [task for task in outputs if task not in products]
     schemas = {"data": schema} if isinstance(schema, InputSchema) else dict(schema)
     stems = None
     if spec.stems is not None:
@@ -144,7 +174,7 @@ def build_model(
         stems = Stems(spec.stems, schemas, of, seed)
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
-    make_encoder = _encoder_maker(spec, read, seed, encoder, architecture.reads)
+    make_encoder = _EncoderMaker(spec, read, seed, encoder, architecture.reads)
     decoder = {"decoder": spec.decoder} if "pyramid" in architecture.reads else _no_decoder(spec)
     sharing = architecture(make_encoder, tasks, spec.sharing, seed, **decoder)
     modules = TaskModules()
@@ -152,7 +182,8 @@ def build_model(
         with seeded(seed, "head", task):
             modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
     resolved = _resolved(spec, sharing, stems)
-    model = MultiTaskModel(sharing, modules, resolved, attached(attachments, sharing, tasks, seed), stems)
+    transforms = attached(attachments, sharing, tasks, seed)
+    model = MultiTaskModel(sharing, modules, resolved, transforms, stems, products, list(outputs))
     if spec.init_from is not None:
         model.start = initialise_from(model, spec.init_from)
     return model
@@ -195,20 +226,32 @@ def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
             raise UnknownName("task", task, outputs, where="heads")
 
 
-def _encoder_maker(
-    spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None, reads: Sequence[str]
-) -> MakeEncoder:
-    options = spec.encoder
-    if options is None and spec.stems is not None:
-        options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
+class _EncoderMaker:
+    """The encoders of an architecture; see `MakeEncoder`."""
 
-    def make_encoder() -> Encoder:
-        with seeded(seed, "encoder"):
-            encoder = build(options, schema) if factory is None else build_from_factory(factory, schema)
-        require_gives(encoder, reads, f"sharing {spec.sharing.kind!r}")
+    def __init__(
+        self, spec: ModelSpec, schema: InputSchema, seed: int, factory: EncoderFactory | None, reads: Sequence[str]
+    ) -> None:
+        self.options = spec.encoder
+        if self.options is None and spec.stems is not None:
+            self.options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
+        self.schema, self.seed, self.factory, self.reads = schema, seed, factory, reads
+        self.reader = f"sharing {spec.sharing.kind!r}"
+
+    def __call__(self) -> Encoder:
+        with seeded(self.seed, "encoder"):
+            if self.factory is None:
+                encoder = build(self.options, self.schema)
+            else:
+                encoder = build_from_factory(self.factory, self.schema)
+        require_gives(encoder, self.reads, self.reader)
         return encoder
 
-    return make_encoder
+    def of(self, options: EncoderOptions, name: str) -> Encoder:
+        with seeded(self.seed, "encoder", name):
+            encoder = build(options, self.schema)
+        require_gives(encoder, ["vector"], f"{self.reader}: {name}")
+        return encoder
 
 
 def describe(model: MultiTaskModel) -> dict[str, Any]:

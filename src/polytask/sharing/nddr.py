@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.layers import Activation
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.towers import tower_levels
+from polytask.sharing.towers import exchanged, shares, tower_levels
 
 
 class NDDR(Sharing):
@@ -47,11 +47,7 @@ class NDDR(Sharing):
         return self.encoder(inputs)
 
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        streams: Tensor = representation
-        rows = [self.tasks.index(task) for task in tasks]
-        for level, fusion in zip(self.levels, self.fusions, strict=True):
-            streams = fusion(level(streams), rows if level is self.levels[-1] else None)
-        return dict(zip(tasks, streams.unbind(0), strict=True))
+        return exchanged(self.levels, self.fusions, representation, self.tasks, tasks)
 
 
 class Fusion(nn.Module):
@@ -59,8 +55,8 @@ class Fusion(nn.Module):
 
     def __init__(self, tasks: int, width: int, own: float) -> None:
         super().__init__()
-        shares = torch.full((tasks, tasks), (1 - own) / max(tasks - 1, 1)).fill_diagonal_(own if tasks > 1 else 1.0)
-        self.weights = nn.Parameter(torch.kron(shares, torch.eye(width)).unflatten(0, (tasks, width)))
+        start = torch.kron(shares(tasks, own), torch.eye(width))
+        self.weights = nn.Parameter(start.unflatten(0, (tasks, width)))
 
     def forward(self, streams: Float[Tensor, "T B d"], rows: list[int] | None) -> Float[Tensor, "named B d"]:
         """The fused features of all tasks, or of those in `rows`."""

@@ -4,7 +4,7 @@ This module imports no torch; the class behind a kind is imported when a recipe 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
@@ -17,14 +17,22 @@ from polytask.sharing.names import ATTACHMENTS, ENCODERS, SHARING
 
 
 class EncoderOptions(Strict):
-    """Options of an encoder; a subclass declares `kind: Literal["its name"]` and its own fields."""
+    """Options of an encoder; a subclass declares `kind: Literal["its name"]` and its own fields.
 
+    `widths`: the fields that say how wide it is, each with what it must be a multiple of.
+    """
+
+    widths: ClassVar[dict[str, int]] = {"hidden_sizes": 1}
     kind: str
 
 
 class SharingOptions(Strict):
-    """Options of a sharing architecture; a subclass declares `kind: Literal["its name"]` and its own fields."""
+    """Options of a sharing architecture; a subclass declares `kind: Literal["its name"]` and its own fields.
 
+    `widths`: as of an encoder.
+    """
+
+    widths: ClassVar[dict[str, int]] = {"hidden_sizes": 1, "hidden_size": 2, "width": 2, "state": 1}
     kind: str
 
 
@@ -59,6 +67,10 @@ class _Kind:
         """For editors: a name, or any of the options in the catalogue."""
         options = [self.catalogue.find(name).Options.__pydantic_core_schema__ for name in self.catalogue.names()]
         return {"anyOf": [{"enum": self.catalogue.names()}, *(handler(each) for each in options)]}
+
+
+EncoderChoice = Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)]
+"""An encoder in a recipe: `mlp` or `{kind: mlp, ...}`."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class StemsSpec(Strict):
 
     by: Literal["source", "task"] = "source"
     width: int = Field(default=64, ge=1)
-    default: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
+    default: EncoderChoice | None = None
     of: Annotated[dict[str, SerializeAsAny[EncoderOptions]], _KindsByName()] = Field(default_factory=dict)
 
 
@@ -129,6 +141,7 @@ class DecoderSpec(Strict):
         auxiliary: weight of a task's loss at heads that read the decoder's inner maps, in training only (0: none).
     """
 
+    widths: ClassVar[dict[str, int]] = {"width": 4}
     width: int = Field(default=32, ge=1)
     strides: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     auxiliary: float = Field(default=0.4, ge=0)
@@ -148,7 +161,7 @@ class ModelSpec(Strict):
 
     init_from: str | None = None
     stems: StemsSpec | None = None
-    encoder: Annotated[SerializeAsAny[EncoderOptions], _Kind(ENCODERS)] | None = None
+    encoder: EncoderChoice | None = None
     sharing: Annotated[SerializeAsAny[SharingOptions], _Kind(SHARING)] = Field(default="hard", validate_default=True)
     decoder: DecoderSpec | None = None
 

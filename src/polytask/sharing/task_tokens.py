@@ -131,6 +131,12 @@ class TaskTokens(Sharing):
         return allowed
 
 
+def check_heads(sharing: str, heads: int, width: int) -> None:
+    """BadValue unless the heads divide the width of a token."""
+    if width % heads:
+        raise BadValue(f"sharing {sharing!r}: heads", heads, f"a divisor of the width of a token, {width}")
+
+
 class Attention(nn.Module):
     """Tokens to which what they read of each other is added.
 
@@ -139,8 +145,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, sharing: str) -> None:
         super().__init__()
-        if width % heads:
-            raise BadValue(f"sharing {sharing!r}: heads", heads, f"a divisor of the width of a token, {width}")
+        check_heads(sharing, heads, width)
         self.heads, self.dropout = heads, dropout
         self.attention_norm = nn.LayerNorm(width)
         self.inwards, self.outwards = nn.Linear(width, 3 * width), nn.Linear(width, width)

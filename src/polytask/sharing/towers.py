@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,3 +33,24 @@ def tower_levels(
         TowerLevel(f"tower.{level}", tasks, inputs, outputs, activation, seed)
         for level, (inputs, outputs) in enumerate(pairwise((width, *hidden_sizes)))
     )
+
+
+def exchanged(
+    levels: Stack[TowerLevel], exchanges: nn.ModuleList, x: Float[Tensor, "B d"], tasks: list[str], named: list[str]
+) -> dict[str, Tensor]:
+    """{named task: features}: after each level of the towers of `tasks` an exchange, at the last only the named ones'.
+
+    Args:
+        exchanges: of each level, (streams [T, B, d], rows or None) -> the new streams of all tasks, or of those rows.
+        x: what every tower reads.
+    """
+    streams: Tensor = x
+    rows = [tasks.index(task) for task in named]
+    for level, exchange in zip(levels, exchanges, strict=True):
+        streams = exchange(level(streams), rows if level is levels[-1] else None)
+    return dict(zip(named, streams.unbind(0), strict=True))
+
+
+def shares(tasks: int, own: float) -> Float[Tensor, "T T"]:
+    """What each task keeps of itself at the start, `own`; the rest is divided among the others."""
+    return torch.full((tasks, tasks), (1 - own) / max(tasks - 1, 1)).fill_diagonal_(own if tasks > 1 else 1.0)

@@ -18,6 +18,7 @@ from polytask.core.errors import BadValue, CheckpointError, NotFinite
 from polytask.evaluation.table import comparison
 from polytask.evaluation.writers import csv_text, latex_text
 from polytask.studies.baseline import single_task
+from polytask.studies.parameters import with_parameters
 from polytask.training.devices import Devices
 from polytask.training.events import Listener
 from polytask.training.features import FeatureCache
@@ -46,16 +47,20 @@ class Budget:
     Attributes:
         seeds: of the runs; five or more give an honest interval.
         multiples: of each recipe's learning rates; tried with the first seed.
+        parameters: what every row has, all tasks together: widths are scaled; None leaves the models as they are.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     multiples: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    parameters: int | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise BadValue("seeds", list(self.seeds), "one or more seeds, each once")
         if not self.multiples or min(self.multiples) <= 0 or len(set(self.multiples)) < len(self.multiples):
             raise BadValue("learning_rate_multiples", list(self.multiples), "one or more numbers above 0, each once")
+        if self.parameters is not None and self.parameters < 1:
+            raise BadValue("parameters", self.parameters, "1 or more")
 
     @property
     def runs(self) -> int:
@@ -89,7 +94,9 @@ def compare(
         raise BadValue("the names of the variants", names, f"each once, and none called {BASELINE!r}")
     out, devices = Path(out), Devices(base.run)
     devices.on_first(lambda: _prepare(out, recipe))
-    baselines = {task: single_task(base, task) for task in _compared(base)}
+    tasks = _compared(base)
+    baselines = {task: _within(single_task(base, task), budget, len(tasks)) for task in tasks}
+    variants = [replace(variant, job=_within(variant.job, budget, 1)) for variant in variants]
     listeners = listeners if devices.is_first else ()
     runner = _Runner(out, budget, tuple(listeners), total=(len(baselines) + len(variants)) * budget.runs)
     single = {
@@ -109,6 +116,7 @@ def compare(
             "steps": rows[0]["runs"][0]["steps"],
             "learning_rates": sorted({stage.optimizer.lr * by for stage in base.stages for by in budget.multiples}),
             "seeds": list(budget.seeds),
+            **({} if budget.parameters is None else {"parameters": budget.parameters}),
         },
         "rows": rows,
         "provenance": provenance(),
@@ -171,6 +179,11 @@ class _Runner:
             "run": path,
             "tasks": results["tasks"],
         }
+
+
+def _within(job: Job, budget: Budget, models: int) -> Job:
+    """The job with its share of the parameters, where the row is so many models."""
+    return job if budget.parameters is None else with_parameters(job, budget.parameters // models)
 
 
 def _compared(job: Job) -> list[str]:

@@ -18,11 +18,13 @@ def encode(
     for target in targets:
         labels[target.task.name], present[target.task.name] = target.encode(frame, where)
     inputs = preprocessor.transform(frame, Place(where, numbers))
-    return Examples(inputs, labels, present, torch.from_numpy(numbers.astype(np.int64)), source)
+    found = {target.task.name: target.groups(frame, where) for target in targets}
+    groups = {task: rows for task, rows in found.items() if rows is not None}
+    return Examples(inputs, labels, present, torch.from_numpy(numbers.astype(np.int64)), source, groups)
 
 
 def needed_columns(preprocessor: Preprocessor, targets: list[Target]) -> list[str]:
     """The columns that `encode` reads."""
     return list(
-        dict.fromkeys([*preprocessor.columns, *(column for target in targets for column in target.task.columns)])
+        dict.fromkeys([*preprocessor.columns, *(column for target in targets for column in target.task.read_columns)])
     )

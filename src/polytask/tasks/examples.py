@@ -1,7 +1,7 @@
 """Rows in memory, ready for a model: inputs, labels and which labels exist."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Batch:
         present: task -> bool tensor of the same shape as the labels; True where a label exists.
         rows: int64 [B], row numbers in the source, for messages.
         source: name of the source.
+        groups: task -> int64 [B], equal where rows belong together, for the tasks that have `group_by`.
     """
 
     inputs: dict[str, Tensor]
@@ -54,6 +55,7 @@ class Batch:
     present: dict[str, Tensor]
     rows: Tensor
     source: str
+    groups: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,7 +64,8 @@ class Batch:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {key: tensor.to(device, non_blocking=True) for key, tensor in tensors.items()}
 
-        return replace(self, inputs=moved(self.inputs), labels=moved(self.labels), present=moved(self.present))
+        fields = {name: moved(getattr(self, name)) for name in ("inputs", "labels", "present", "groups")}
+        return replace(self, **fields)
 
     def part(self, rank: int, world: int) -> "Batch":
         """The rows rank, rank + world, ... of this batch: one process's part of a global batch."""
@@ -81,6 +84,7 @@ class Batch:
             inputs=taken(self.inputs),
             labels=taken(self.labels),
             present=taken(self.present),
+            groups=taken(self.groups),
             rows=self.rows[index],
         )
 
@@ -94,6 +98,7 @@ class Examples:
     present: dict[str, Tensor]
     rows: Tensor
     source: str
+    groups: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,6 +118,7 @@ class Examples:
             inputs=chosen(self.inputs),
             labels=chosen(self.labels),
             present=chosen(self.present),
+            groups=chosen(self.groups),
             rows=self.rows.index_select(0, positions),
             source=self.source,
         )

@@ -25,6 +25,7 @@ KINDS = Catalogue(
         "regression": "polytask.tasks.labels.regression:KIND",
         "segmentation": "polytask.tasks.labels.segmentation:KIND",
         "dense_regression": "polytask.tasks.labels.dense_regression:KIND",
+        "ranking": "polytask.tasks.labels.ranking:KIND",
         "surface_normals": "polytask.tasks.labels.surface_normals:KIND",
     },
 )
@@ -47,7 +48,8 @@ class Kind:
         width: how many outputs a head has.
         encode: (target, frame, place) -> labels, present (see `polytask.tasks.examples.Batch`).
         decode: (target, outputs on the CPU in float64) -> column -> one value a row.
-        options: which of the fields `labels`, `positive` and `classes` of a task this kind reads.
+        options: which of the fields `labels`, `positive`, `at_least` and `classes` of a task this kind reads.
+        grouped: whether its tasks need `group_by`.
         to_units: labels or outputs as the metrics read them (regression: in the label's own units), in float64.
     """
 
@@ -59,4 +61,5 @@ class Kind:
     encode: "Callable[[Target, Any, str | None], tuple[Tensor, Tensor]]"
     decode: "Callable[[Target, Tensor], dict[str, np.ndarray]]"
     options: tuple[str, ...] = ()
+    grouped: bool = False
     to_units: "Callable[[Target, Tensor], Tensor]" = unchanged

@@ -179,7 +179,7 @@ class _TrainingRows:
 
 def _check_columns(rows: RawRows, spec: SourceSpec, tasks: list[Task]) -> None:
     columns = list(rows.schema)
-    asked = [(column, f"tasks.{task.name}") for task in tasks for column in task.columns]
+    asked = [(column, f"tasks.{task.name}") for task in tasks for column in task.read_columns]
     if rows.assignment is None:
         asked += [(column, "data.split") for column in split_columns(effective_split(spec))]
     asked += [(column, "data.drop") for column in spec.drop] + [(column, "data.features") for column in spec.features]

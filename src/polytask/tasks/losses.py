@@ -61,6 +61,30 @@ def cosine(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     return torch.where(present.all(dim=-1), distances, 0.0).sum()
 
 
+def pairwise_logistic(outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor) -> Tensor:
+    """Sum of log(1 + exp(-(s_i - s_j))) over the pairs of rows of a group with label i above label j (Burges et al.
+    2005, RankNet)."""
+    higher, lower = ordered_pairs(labels, present, groups)
+    outputs = _single_precision(outputs)
+    return F.softplus(outputs[lower] - outputs[higher]).sum()
+
+
+def ordered_pairs(labels: Tensor, present: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows with the higher label, rows with the lower): every pair of rows [B] of a group whose labels differ."""
+    if not labels.shape == present.shape == groups.shape or labels.ndim != 1:
+        raise BadValue("the shape of labels, present and groups", list(labels.shape), "one row dimension for all three")
+    rows = present.nonzero()[:, 0]
+    rows = rows[groups[rows].argsort(stable=True)]
+    sizes = torch.unique_consecutive(groups[rows], return_counts=True)[1]
+    partners = sizes.repeat_interleave(sizes)  # of each row: the rows of its group, itself among them
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    first = torch.arange(len(rows), device=rows.device).repeat_interleave(partners)
+    place = torch.arange(len(first), device=rows.device) - (partners.cumsum(0) - partners)[first]
+    first, second = rows[first], rows[starts[first] + place]
+    above = labels[first] > labels[second]
+    return first[above], second[above]
+
+
 LOSSES: dict[str, Loss] = {
     "binary_cross_entropy": binary_cross_entropy,
     "cross_entropy": cross_entropy,
@@ -69,6 +93,11 @@ LOSSES: dict[str, Loss] = {
     "huber": huber,
     "cosine": cosine,
 }
+
+GROUPED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "pairwise_logistic": pairwise_logistic,
+}
+"""Losses over the pairs that `ordered_pairs` gives, which also read the groups of the rows."""
 
 
 def _filled(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,8 +62,13 @@ class Preprocessor:
             if self._with_key(key):
                 shapes[key] = (sum(feature.width for feature in self._with_key(key)),)
         shapes |= {feature.key: tuple(feature.shape) for feature in self._with_shape()}
-        cardinalities = tuple(feature.cardinality for feature in self._with_key("categorical"))
-        return InputSchema(shapes=shapes, cardinalities=cardinalities, text=bool(self._with_key("input_ids")))
+        categorical = self._with_key("categorical")
+        return InputSchema(
+            shapes=shapes,
+            cardinalities=tuple(feature.cardinality for feature in categorical),
+            text=bool(self._with_key("input_ids")),
+            names=tuple(feature.columns[0] for feature in categorical),
+        )
 
     def transform(self, frame: pl.DataFrame, place: Place | None = None) -> dict[str, Tensor | Ragged]:
         """The inputs of these rows, in the order of the rows.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import DataError, NotFinite
-from polytask.tasks.losses import LOSSES
+from polytask.tasks.labels.columns import read_groups
+from polytask.tasks.losses import GROUPED_LOSSES, LOSSES, ordered_pairs
 from polytask.tasks.metrics import METRICS
 from polytask.tasks.task import Task
 
@@ -63,9 +64,28 @@ class Target:
         """(labels, present) of a frame's rows, as `polytask.tasks.examples.Batch` has them."""
         return self.task.behaviour.encode(self, frame, place)
 
-    def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(numerator, count), 0-d: the loss summed over present labels, with its graph, and how many there are."""
-        return LOSSES[self.task.loss](outputs, labels, present), present.count_nonzero()
+    def groups(self, frame: Any, place: str | None = None) -> Tensor | None:
+        """int64 [N], equal where the rows belong together; None where the task has no `group_by`."""
+        return None if self.task.group_by is None else read_groups(frame, self.task, place)
+
+    def loss(
+        self, outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(numerator, count), 0-d: the loss summed over present labels, or over their pairs within groups, with its
+        graph, and how many there are."""
+        if self.task.loss in GROUPED_LOSSES:
+            assert groups is not None  # the kind needs group_by
+            numerator = GROUPED_LOSSES[self.task.loss](outputs, labels, present, groups)
+        else:
+            numerator = LOSSES[self.task.loss](outputs, labels, present)
+        return numerator, self.count(labels, present, groups)
+
+    def count(self, labels: Tensor, present: Tensor, groups: Tensor | None = None) -> Tensor:
+        """0-d: what the loss is a sum over."""
+        if self.task.loss in GROUPED_LOSSES:
+            assert groups is not None
+            return torch.tensor(len(ordered_pairs(labels, present, groups)[0]), device=present.device)
+        return present.count_nonzero()
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Predictions: column -> one value a row.
@@ -76,8 +96,11 @@ class Target:
         """
         return self.task.behaviour.decode(self, outputs.detach().to("cpu", torch.float64))
 
-    def score(self, outputs: Tensor, labels: Tensor, present: Tensor) -> dict[str, float | None]:
-        """The task's metric first, then the kind's others; None where undefined (no label, one class, ...).
+    def score(
+        self, outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor | None = None
+    ) -> dict[str, float | None]:
+        """The task's metric first, then the kind's others; None where undefined (no label, one class, ...). Metrics
+        within groups are there where the task has groups.
 
         Raises:
             NotFinite: an output of a row with a label is NaN or infinite.
@@ -90,7 +113,8 @@ class Target:
         units = self.task.behaviour.to_units
         outputs, labels = units(self, outputs), units(self, labels)
         names = dict.fromkeys((self.task.metric, *self.task.behaviour.companions))
-        return {name: METRICS[name].compute(outputs, labels, present) for name in names}
+        usable = [name for name in names if groups is not None or METRICS[name].grouped is None]
+        return {name: METRICS[name].compute(outputs, labels, present, groups) for name in usable}
 
     def selection_score(self, scores: Mapping[str, float | None]) -> float | None:
         """The task's metric out of what `score` returned, turned so that higher is better; None where undefined."""

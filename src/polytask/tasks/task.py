@@ -23,7 +23,7 @@ from polytask.tasks.kinds import KINDS, Kind
 LabelValue = StrictBool | StrictInt | StrictFloat | StrictStr
 
 # Fields that only some kinds read (Kind.options); given to another kind they are an error rather than ignored.
-_KIND_OPTIONS = ("labels", "positive", "classes")
+_KIND_OPTIONS = ("labels", "positive", "at_least", "classes")
 
 
 class HeadSpec(BaseModel):
@@ -43,11 +43,15 @@ class Task(BaseModel):
         label: the column with the labels; the name if not given.
         labels: the columns of a multilabel task, in the order of its outputs.
         positive: the value of a binary label that counts as 1; without it the label must be true/false or 0/1.
+        at_least: instead: a number from which on a label counts as 1.
         classes: the values of a multiclass or segmentation label, in the order of its outputs; without it those of the
             training split, sorted.
         ignore: a label value that means that the label is absent (as a missing value does).
         where: a column: the label exists only where it is true or not zero.
+        group_by: a column whose rows with one value belong together (a user's): what ranking compares within, and some
+            metrics. It may be a feature.
         source: the name of the data source, where there are several.
+        product_of: binary tasks; the task's probability is the product of theirs, and it has no head of its own.
         loss, metric: names that the kind allows.
         role: `target` tasks are what the model is for and make the selection score; `auxiliary` ones help;
             `training_only` ones are left out of what is exported.
@@ -64,10 +68,13 @@ class Task(BaseModel):
     label: str | None = None
     labels: tuple[str, ...] | None = None
     positive: LabelValue | None = None
+    at_least: StrictInt | StrictFloat | None = None
     classes: tuple[LabelValue, ...] | None = None
     ignore: LabelValue | None = None
     where: str | None = None
+    group_by: str | None = None
     source: str | None = None
+    product_of: tuple[str, ...] | None = None
     loss: str = ""
     metric: str = ""
     role: Literal["target", "auxiliary", "training_only"] = "target"
@@ -83,6 +90,11 @@ class Task(BaseModel):
     def columns(self) -> tuple[str, ...]:
         """Every column that the labels are read from, `where` included: none of them may be a feature of any task."""
         return self.label_columns + ((self.where,) if self.where else ())
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """Every column that is read for this task beside the features."""
+        return self.columns + ((self.group_by,) if self.group_by else ())
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -122,11 +134,27 @@ class Task(BaseModel):
         if "labels" in self.behaviour.options and (self.label is not None or not self.labels):
             found = self.labels if self.label is None else self.label
             raise BadValue("labels", found, f"the label columns of a {self.kind} task (`labels`, not `label`)", where)
+        if self.positive is not None and self.at_least is not None:
+            raise BadValue("at_least", self.at_least, "nothing beside `positive`: one of them says what is 1", where)
+        self._check_groups(where)
+        if self.product_of is not None and (self.kind != "binary" or self.head.hidden_sizes):
+            found = self.kind if self.kind != "binary" else f"a head with layers {list(self.head.hidden_sizes)}"
+            raise BadValue("a task with product_of", found, "kind binary without a head: its factors have heads", where)
         for option, least in (("labels", 1), ("classes", 2)):
             values = getattr(self, option)
             if values is not None and (len(values) < least or _repeats(values)):
                 raise BadValue(option, list(values), f"{least} or more values, each once", where)
         return self
+
+    def _check_groups(self, where: str) -> None:
+        from polytask.tasks.metrics import METRICS  # needs torch, which a recipe's schema does not
+
+        if self.group_by is not None and self.group_by in self.columns:
+            raise BadValue("group_by", self.group_by, "a column that is neither label nor `where`", where)
+        if self.group_by is None and self.behaviour.grouped:
+            raise MissingInput(f"{where}: kind {self.kind!r} compares rows within groups; group_by names their column")
+        if self.group_by is None and METRICS[self.metric].grouped is not None:
+            raise MissingInput(f"{where}: metric {self.metric!r} is taken within groups; group_by names their column")
 
 
 def expand_tasks(tasks: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> list[Task]:
@@ -148,7 +176,27 @@ def expand_tasks(tasks: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
             if task.name in expanded:
                 raise BadValue("the name of a task", task.name, "each name once", f"tasks.{name}")
             expanded[task.name] = task
+    for task in expanded.values():
+        _check_product(task, expanded)
     return list(expanded.values())
+
+
+def _check_product(task: Task, tasks: Mapping[str, Task]) -> None:
+    """Its factors are binary tasks with heads of their own, from the same source."""
+    where = f"tasks.{task.name}.product_of"
+    if task.product_of is not None and (len(task.product_of) < 2 or _repeats(task.product_of)):
+        raise BadValue("product_of", list(task.product_of), "two or more tasks, each once", where)
+    for name in task.product_of or ():
+        if name not in tasks:
+            raise UnknownName("task", name, tasks, where)
+        factor = tasks[name]
+        if factor.kind != "binary" or factor.product_of is not None:
+            found = f"{name!r}, {'itself a product' if factor.product_of else f'of kind {factor.kind!r}'}"
+            raise BadValue("a factor", found, "a binary task that is no product", where)
+        if factor.role == "training_only" and task.role != "training_only":
+            raise BadValue("role", factor.role, f"{task.role}, as its product {task.name!r} stays in the model", where)
+        if factor.source != task.source:
+            raise BadValue("source", factor.source, f"{task.source}, as that of its product {task.name!r}", where)
 
 
 def _expand_one(name: str, entry: Any, defaults: dict[str, Any]) -> list[Task]:

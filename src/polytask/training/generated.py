@@ -107,10 +107,15 @@ class GeneratedLabels:
 
     groups: tuple[int, ...]
 
-    def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         head, made = outputs[present].chunk(2, dim=1)
-        count = present.count_nonzero()
+        count = self.count(labels, present)
         return focal_loss(head, masked_softmax(made, labels[present].long(), self.groups)) * count, count
+
+    def count(self, labels: Tensor, present: Tensor, groups: Tensor | None = None) -> Tensor:
+        return present.count_nonzero()
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,14 @@ class Spread:
 
     groups: tuple[int, ...]
 
-    def loss(self, outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        count = present.count_nonzero()
+    def loss(
+        self, outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        count = self.count(labels, present)
         return collapse(masked_softmax(outputs[present], labels[present].long(), self.groups)) * count, count
+
+    def count(self, labels: Tensor, present: Tensor, groups: Tensor | None = None) -> Tensor:
+        return present.count_nonzero()
 
 
 def groups_of(target: Target, classes: int) -> tuple[int, ...]:

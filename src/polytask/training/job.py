@@ -112,6 +112,7 @@ class Job:
             encoder=self.encoder,
             attachments=self.attachments,
             sources={task: self.sources[task] for task in targets},
+            products=products_of(targets),
         )
 
     def with_chosen_engine(self, index: int, chosen: str) -> "Job":
@@ -159,8 +160,15 @@ class Job:
             "schemas": {name: schema.to_json() for name, schema in self.schemas.items()},
             "sources": {task: self.sources[task] for task in targets},
             "outputs": {task: target.outputs for task, target in targets.items()},
+            "products": {task: list(factors) for task, factors in products_of(targets).items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
         }
+
+
+def products_of(targets: Mapping[str, Target]) -> dict[str, tuple[str, ...]]:
+    """task -> its factors; a task that is trained without them, as a baseline is, has a head of its own."""
+    of = {task: target.task.product_of for task, target in targets.items()}
+    return {task: factors for task, factors in of.items() if factors and set(factors) <= set(targets)}
 
 
 def stage_balancer(stage: StageSpec, targets: Mapping[str, Target], seed: int) -> Balancer:

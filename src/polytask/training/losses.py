@@ -48,7 +48,7 @@ def task_losses(
     counts: dict[str, float] = {}
     shared: list[Tensor] = []
     for piece in pieces:
-        found = {task: piece.present[task].count_nonzero().item() for task in targets if task in piece.labels}
+        found = label_counts([piece], targets)
         tasks = [task for task, count in found.items() if count or devices.world > 1]
         if not tasks:
             continue
@@ -56,16 +56,17 @@ def task_losses(
         with devices.autocast(), listen() as tape:
             outputs = _outputs(model, moved, tasks, shared if representation else None)
         for task in tasks:
-            numerator, _ = targets[task].loss(outputs[task].float(), moved.labels[task], moved.present[task])
+            of_rows = (moved.labels[task], moved.present[task], moved.groups.get(task))
+            numerator, _ = targets[task].loss(outputs[task].float(), *of_rows)
             if torch.is_grad_enabled() and not numerator.requires_grad:
                 raise MissingInput(
                     f"task {task!r} reaches no parameter that this stage trains; "
                     "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
                 )
-            counts[task] = float(found[task])
+            counts[task] = found[task]
             losses[task] = numerator / max(found[task], 1)
             for weight, guess in tape.guesses.get(task, ()):  # of heads that help in training only
-                at_place, _ = targets[task].loss(guess.float(), moved.labels[task], moved.present[task])
+                at_place, _ = targets[task].loss(guess.float(), *of_rows)
                 losses[task] = losses[task] + weight * at_place / max(found[task], 1)
             if task in tape.penalties:  # what the task's gates ask for, as DSelect-k's do
                 losses[task] = losses[task] + tape.penalties[task]
@@ -81,11 +82,11 @@ def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | 
 
 
 def label_counts(pieces: Sequence[Batch], targets: Mapping[str, Target]) -> dict[str, float]:
-    """Task -> how many labels of it these pieces have."""
+    """Task -> how many labels of it, or pairs of labels, these pieces have."""
     return {
-        task: float(piece.present[task].count_nonzero().item())
+        task: float(target.count(piece.labels[task], piece.present[task], piece.groups.get(task)).item())
         for piece in pieces
-        for task in targets
+        for task, target in targets.items()
         if task in piece.labels
     }
 

@@ -258,4 +258,5 @@ def _with_labels_of(tasks: Iterable[str], split: Any) -> Any:
         split,
         labels={task: split.labels[task] for task in kept},
         present={task: split.present[task] for task in kept},
+        groups={task: split.groups[task] for task in kept if task in split.groups},
     )

@@ -87,6 +87,18 @@ def test_lists_of_values_and_of_numbers():
     assert "1 most frequent of 3" in few.remarks("data")[0]
 
 
+def test_text_with_a_separator_is_a_list_of_values():
+    frame = pl.DataFrame({"genres": ["War Drama", "Drama", None, " War  Comedy"]})
+    fitted = fit(frame, genres={"kind": "multi_hot", "separator": " "})
+    assert fitted.transform(frame)["bits"].tolist() == [[0, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    again = Preprocessor.from_json(json.loads(json.dumps(fitted.to_json())))
+    assert bits(again.transform(frame)) == bits(fitted.transform(frame))
+    with pytest.raises(DataError, match=r"column 'genres' has type String; .*text with a separator"):
+        fit(frame, genres="multi_hot")
+    with pytest.raises(DataError, match=r"column 'tags' .*with a separator takes text"):
+        fit(TRAIN.select("tags"), tags={"kind": "multi_hot", "separator": " "})
+
+
 def test_chunks_give_the_same_fit_as_one_frame():
     one, many = fit(), fit(chunks=3)
     for key, values in one.transform(TRAIN).items():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -27,6 +27,7 @@ class Columns(Encoder):
     class Options(EncoderOptions):
         """Attributes: width of a token; deviation of the normal start of everything."""
 
+        widths: ClassVar[dict[str, int]] = {"width": 4}  # what reads the tokens divides them among its heads
         kind: Literal["columns"] = "columns"
         width: PositiveInt = 32
         deviation: float | None = Field(default=None, gt=0)
@@ -39,7 +40,7 @@ class Columns(Encoder):
         numbers, categories = sum(shape[0] for shape in self.shapes.values()), len(schema.cardinalities)
         self.tokens = numbers + categories
         deviation = options.deviation or 1 / math.sqrt(options.width)
-        self.width = options.width
+        self.width, self.tokens = options.width, numbers + categories
         self.weight = nn.Parameter(torch.randn(numbers, options.width) * deviation)
         self.bias = nn.Parameter(torch.randn(numbers + categories, options.width) * deviation)
         self.embeddings: PackedEmbeddings | None = None

@@ -1,7 +1,7 @@
 """A small convolutional network for small images."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
@@ -27,6 +27,7 @@ class Conv(Encoder):
     class Options(EncoderOptions):
         """Attributes: channels of each convolution; groups of the group normalisation; width of the features."""
 
+        widths: ClassVar[dict[str, int]] = {"channels": 4, "width": 1}  # four groups are normalised
         kind: Literal["conv"] = "conv"
         channels: tuple[PositiveInt, ...] = Field(default=(16, 32), min_length=1)
         width: PositiveInt = 64

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Pyramid(Encoder):
     class Options(EncoderOptions):
         """Attributes: channels of each level, finest first; convolutions of a level."""
 
+        widths: ClassVar[dict[str, int]] = {"channels": 4}
         kind: Literal["pyramid"] = "pyramid"
         channels: tuple[PositiveInt, ...] = Field(default=(16, 32, 64), min_length=1)
         convolutions: PositiveInt = 2

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
@@ -26,6 +26,7 @@ class SegNet(Encoder):
     class Options(EncoderOptions):
         """Attributes: channels by level; convolutions of each level, on the way down and up."""
 
+        widths: ClassVar[dict[str, int]] = {"channels": 1}
         kind: Literal["segnet"] = "segnet"
         channels: tuple[PositiveInt, ...] = Field(default=(64, 128, 256, 512, 512), min_length=1)
         convolutions: tuple[PositiveInt, ...] = Field(default=(2, 2, 3, 3, 3), min_length=1)

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
-from polytask.core.errors import BadValue
+from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import Strict
 from polytask.sharing.encoders.contract import Encoder, require, take
@@ -120,10 +120,13 @@ class Tabular(Encoder):
 
     class Options(EncoderOptions):
         """Attributes: embedding, the rule for the widths (a number: one width for all); hidden_sizes, the last is the
-        width of the features; dropout after each hidden layer; input_dropout on what the first layer reads.
+        width of the features; dropout after each hidden layer; input_dropout on what the first layer reads; columns,
+        the categorical ones that are read, and keys, the vectors; all unless they are named.
         """
 
         kind: Literal["tabular"] = "tabular"
+        columns: tuple[str, ...] | None = None
+        keys: tuple[str, ...] | None = None
         embedding: EmbeddingRule = EmbeddingRule()
         embedding_deviation: float = Field(default=0.1, gt=0)
         hidden_sizes: tuple[PositiveInt, ...] = (256, 128)
@@ -134,14 +137,20 @@ class Tabular(Encoder):
 
     def __init__(self, options: Options, schema: InputSchema) -> None:
         super().__init__()
-        self.keys = [key for key, shape in schema.shapes.items() if len(shape) == 1]
-        reads = [*self.keys, *(["categorical"] if schema.cardinalities else [])]
-        require("tabular", schema, reads or ["categorical"])
+        vectors = [key for key, shape in schema.shapes.items() if len(shape) == 1]
+        self.keys = vectors if options.keys is None else list(options.keys)
+        columns = _places(options.columns, schema)
+        reads = [*self.keys, *(["categorical"] if columns else [])]
+        chosen = options.keys is not None or options.columns is not None
+        require("tabular", schema, reads or ["categorical"], rest=chosen)
         self.shapes = {key: schema.shapes[key] for key in self.keys}
         self.embeddings: PackedEmbeddings | None = None
-        if schema.cardinalities:
-            widths = [options.embedding.width(n) for n in schema.cardinalities]
-            self.embeddings = PackedEmbeddings(schema.cardinalities, widths, options.embedding_deviation)
+        self.columns = columns if options.columns is not None else None  # None: as they come
+        self.given = len(schema.cardinalities)
+        if columns:
+            cardinalities = tuple(schema.cardinalities[column] for column in columns)
+            widths = [options.embedding.width(n) for n in cardinalities]
+            self.embeddings = PackedEmbeddings(cardinalities, widths, options.embedding_deviation)
         inputs = sum(shape[0] for shape in self.shapes.values())
         inputs += self.embeddings.width if self.embeddings is not None else 0
         self.input_dropout = nn.Dropout(options.input_dropout)
@@ -157,5 +166,16 @@ class Tabular(Encoder):
     def forward(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:
         vectors = [take(inputs, key, shape) for key, shape in self.shapes.items()]
         if self.embeddings is not None:
-            vectors.append(self.embeddings(take(inputs, "categorical", (self.embeddings.columns,))))
+            indices = take(inputs, "categorical", (self.given,))
+            vectors.append(self.embeddings(indices if self.columns is None else indices[:, self.columns]))
         return self.layers(self.input_dropout(torch.cat(vectors, dim=1)))
+
+
+def _places(columns: tuple[str, ...] | None, schema: InputSchema) -> list[int]:
+    """Where the categorical columns that are read stand among all of them."""
+    if columns is None:
+        return list(range(len(schema.cardinalities)))
+    for column in columns:
+        if column not in schema.names:
+            raise UnknownName("categorical column", column, schema.names, "encoder 'tabular', columns")
+    return [schema.names.index(column) for column in columns]

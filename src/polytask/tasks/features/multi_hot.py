@@ -29,9 +29,10 @@ class MultiHot:
         return len(self.values)
 
     def observe(self, frame: pl.DataFrame, place: Place) -> None:
-        dtype = frame.schema[self.column]
+        dtype = self._lists(frame, place).dtype
         if not isinstance(dtype, pl.List):
-            raise DataError(f"{place.where}: column {self.column!r} has type {dtype}; kind multi_hot takes lists")
+            hint = ", or text with a separator" if dtype == pl.String else ""
+            raise DataError(f"{place.where}: column {self.column!r} has type {dtype}; kind multi_hot takes lists{hint}")
         self.type = self.type or value_type(dtype.inner)
         counts = count_values(self._entries(frame, place)["value"])
         self._counts = [pl.concat([*self._counts, counts]).group_by("value").agg(pl.col("count").sum())]
@@ -57,17 +58,27 @@ class MultiHot:
 
     def _entries(self, frame: pl.DataFrame, place: Place) -> pl.DataFrame:
         """One row an entry of a list: row (position in the frame), value."""
-        lists = frame[self.column]
+        lists = self._lists(frame, place)
         long = pl.DataFrame({"row": np.arange(len(frame)), "value": lists}).explode("value")
         rows = long["row"].to_numpy()
         here = Place(place.where, rows if place.rows is None else place.rows[rows])
         return long.with_columns(typed(long["value"].alias(self.column), self.type, here).alias("value"))
+
+    def _lists(self, frame: pl.DataFrame, place: Place) -> pl.Series:
+        """The column; text is divided into the values between its separators, none of which is empty."""
+        values, separator = frame[self.column], self.options.separator
+        if separator is None or values.dtype == pl.Null:
+            return values
+        if values.dtype != pl.String:
+            what = f"column {self.column!r} has type {values.dtype}"
+            raise DataError(f"{place.where}: {what}; kind multi_hot with a separator takes text")
+        return values.str.split(separator).list.eval(pl.element().filter(pl.element() != ""))
 
     def to_json(self) -> dict[str, Any]:
         return {"column": self.column, **self.options.model_dump(), "type": self.type, "values": self.values}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "MultiHot":
-        feature = cls(values["column"], MultiHotOptions(most=values["most"]))
+        feature = cls(values["column"], MultiHotOptions(most=values["most"], separator=values.get("separator")))
         feature.type, feature.values = values["type"], values["values"]
         return feature

@@ -31,10 +31,12 @@ class CategoricalOptions(Options):
 
 
 class MultiHotOptions(Options):
-    """A list of values a row, as one 0/1 entry a value; the `most` most frequent values of training are kept."""
+    """A list of values a row, as one 0/1 entry a value; the `most` most frequent values of training are kept. With
+    `separator` the column is text, which it divides into the values."""
 
     kind: Literal["multi_hot"] = "multi_hot"
     most: int = Field(default=1024, ge=1)
+    separator: str | None = Field(default=None, min_length=1)
 
 
 class VectorOptions(Options):

@@ -1,4 +1,4 @@
-"""Binary labels: true/false, 0/1, or one value that counts as positive."""
+"""Binary labels: true/false, 0/1, one value that counts as positive, or a number from which on labels do."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polytask.core.errors import DataError, nearest
+from polytask.core.errors import BadValue, DataError, nearest
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import check_comparable, found_values, locate, read_labels
 from polytask.tasks.target import Target
@@ -33,7 +33,7 @@ def read_binary(frame: Any, column: str, task: Task, place: str | None) -> tuple
 
     Raises:
         DataError: without `positive`, a value other than true/false and 0/1.
-        BadValue: `positive` is of another type than the column.
+        BadValue: `positive` or `at_least` is of another type than the column.
     """
     series = read_labels(frame, column, task, place)
     return _positives(series, task, locate(task, column, place)), series.is_not_null().to_numpy()
@@ -47,6 +47,10 @@ def _positives(series: "pl.Series", task: Task, where: str) -> np.ndarray:
     if task.positive is not None:
         check_comparable(series, "positive", task.positive, where)
         return (series == task.positive).fill_null(False).to_numpy()
+    if task.at_least is not None:
+        if not series.dtype.is_numeric():
+            raise BadValue("at_least", task.at_least, f"nothing, as the column holds {series.dtype}", where)
+        return (series >= task.at_least).fill_null(False).to_numpy()
     if series.dtype == pl.Boolean:
         return series.fill_null(False).to_numpy()
     values = series.drop_nulls().unique().sort()
@@ -85,11 +89,11 @@ def _encode(target: Target, frame: Any, place: str | None) -> tuple[Tensor, Tens
 
 KIND = Kind(
     losses=("binary_cross_entropy",),
-    metrics=METRICS,
-    companions=METRICS,
+    metrics=(*METRICS, "grouped_auroc"),
+    companions=(*METRICS, "grouped_auroc"),
     fit=_fit,
     width=lambda target: 1,
     encode=_encode,
     decode=lambda target, outputs: {target.task.name: outputs.sigmoid().numpy()},
-    options=("positive",),
+    options=("positive", "at_least"),
 )

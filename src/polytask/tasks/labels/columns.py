@@ -7,6 +7,7 @@ from polytask.core.errors import BadValue, DataError, UnknownName
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
     from polytask.tasks.task import Task
 
@@ -102,3 +103,19 @@ def read_mask(frame: Any, task: "Task", place: str | None) -> "pl.Series":
     if mask.dtype == pl.Null:
         return mask.cast(pl.Boolean).fill_null(False)
     return mask.fill_null(False) if mask.dtype == pl.Boolean else (mask != 0).fill_null(False)
+
+
+def read_groups(frame: Any, task: "Task", place: str | None) -> "Tensor":
+    """int64 [N]: the hash of the value in the column `group_by`, the same in every chunk of the rows.
+
+    Raises:
+        DataError: a row has no group.
+    """
+    import torch
+
+    where = locate(task, str(task.group_by), place)
+    series = _read_column(frame, str(task.group_by), where)
+    if series.null_count():
+        row = int(series.is_null().arg_true()[0])
+        raise DataError(f"{where}, row {row}: no value; allowed: a group in every row")
+    return torch.from_numpy(series.hash().to_numpy().astype("int64"))

@@ -34,7 +34,7 @@ def _read(frame: Any, task: Task, place: str | None) -> tuple[np.ndarray, np.nda
     return values, present
 
 
-def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
+def fitted(task: Task, frames: Iterable[Any], place: str | None) -> Target:
     """Mean and (population) standard deviation of all chunks.
 
     Chunks are combined as in Chan, Golub and LeVeque 1983 ("Algorithms for computing the sample variance"), which stays
@@ -59,7 +59,7 @@ def _fit(task: Task, frames: Iterable[Any], place: str | None) -> Target:
     return Target(task, mean=mean, degenerate=f"{locate(task, column, place)}: {what}")
 
 
-def _encode(target: Target, frame: Any, place: str | None) -> tuple[Tensor, Tensor]:
+def encoded(target: Target, frame: Any, place: str | None) -> tuple[Tensor, Tensor]:
     values, present = _read(frame, target.task, place)
     labels = np.where(present, (values - target.mean) / target.std, 0.0)
     return torch.from_numpy(labels.astype(np.float32)), torch.from_numpy(present.copy())
@@ -73,9 +73,9 @@ KIND = Kind(
     losses=("mean_squared_error", "l1", "huber"),
     metrics=METRICS,
     companions=METRICS,
-    fit=_fit,
+    fit=fitted,
     width=lambda target: 1,
-    encode=_encode,
+    encode=encoded,
     decode=lambda target, outputs: {target.task.name: _to_units(target, outputs).numpy()},
     to_units=_to_units,
 )

@@ -114,6 +114,7 @@ def joined(first: Batch, second: Batch) -> Batch:
         inputs=both(first.inputs, second.inputs),
         labels=both(first.labels, second.labels),
         present=both(first.present, second.present),
+        groups=both(first.groups, second.groups),
         rows=torch.cat([first.rows, second.rows]),
         source=first.source,
     )

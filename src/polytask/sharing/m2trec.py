@@ -1,0 +1,65 @@
+"""Metadata-aware multi-task transformer: all tasks read the mean of a transformer's tokens."""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal, cast
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.encoders.contract import Tokens
+from polytask.sharing.layers import Stack, seeded
+from polytask.sharing.spec import SharingOptions
+from polytask.sharing.task_tokens import Block
+
+
+class M2TRec(Sharing):
+    """A transformer over the tokens, padding left out, and their mean, which every task's head reads (the next item and
+    its categories, where the tokens are a session's items).
+
+    Source: Shalaby et al. 2022, arXiv:2209.11824 (M2TRec): item metadata instead of item numbers, a transformer
+    encoder, average pooling, a head for the next item and one for each of its categories.
+    Departures: the tokens are what the encoder gives: those of `columns` are one item's metadata, a text's its words,
+    where the paper's are the items of a session, each the joined embeddings of its metadata. Layers normalise before,
+    not after.
+    Cost: (4 + 2 feedforward) L width^2 + 2 L^2 width multiply-adds a row and layer, for any number of tasks.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("sequence",)
+
+    class Options(SharingOptions):
+        """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
+        is; dropout.
+        """
+
+        kind: Literal["m2trec"] = "m2trec"
+        layers: PositiveInt = 2
+        heads: PositiveInt = 4
+        feedforward: PositiveInt = 2
+        dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
+        self.encoder = make_encoder()
+        self.width = self.encoder.width
+        with seeded(seed, "transformer"):
+            self.blocks: Stack[Block] = Stack(
+                Block(self.width, options.heads, options.feedforward, options.dropout, options.kind)
+                for _ in range(options.layers)
+            )
+            self.norm = nn.LayerNorm(self.width)
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        """The mean of the tokens that are no padding."""
+        x, mask = cast(Tokens, self.encoder(inputs))
+        seen = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        allowed = seen[:, None, None, :]  # nobody reads padding
+        for block in self.blocks:
+            x = block(x, allowed)
+        kept = self.norm(x) * seen.unsqueeze(2)
+        return kept.sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
+
+    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        return dict.fromkeys(tasks, representation)
