@@ -53,6 +53,15 @@ def test_same_seed_same_bits_and_the_global_state_does_not_move(name: str, probl
 
 
 @every
+def test_lean_is_the_same_but_for_rounding(name: str, problem: Problem) -> None:
+    """Weights that are composed once a step, whose gradients are added up, and weights composed in every pass."""
+    _, held = run(name, problem)
+    _, lean = run(name, problem, lean=True)
+    for key, value in held.items():
+        torch.testing.assert_close(lean[key], value, rtol=1e-3, atol=1e-4)
+
+
+@every
 def test_inputs_and_models_are_left_alone(name: str, problem: Problem) -> None:
     given = [problem.base, *problem.models.values(), *(net.state_dict() for net in problem.nets.values())]
     before = [{key: value.clone() for key, value in tensors.items()} for tensors in given]

@@ -1,15 +1,17 @@
 """Weights that are composed when a model looks at them: base + coefficients x task vectors x masks, differentiable.
 
 A composition makes one weight at a time from its leaves (coefficients, masks). `Composed` is a mapping from names to
-such weights, and `substituted` puts any mapping in the place of a module's own tensors, which are left alone. A weight
-lives as long as the layer that looks at it computes: autograd keeps its name instead of its values, and composes it
-again in the backward pass. So memory is that of the models (mapped from their files), the leaves, one layer's weights
-and the activations, not one model more.
+such weights, and `substituted` puts any mapping in the place of a module's own tensors, which are left alone.
+
+A weight lives as long as the layer that looks at it computes: autograd keeps its name instead of its values, and
+composes it again in the backward pass. So memory is that of the models (mapped from their files), the leaves, one
+layer's weights and the activations, not one model more. Where there is room for two models more, `hold` composes each
+weight once for several passes, whose gradients at the weight are added up before they go on to the leaves (`pull`).
 """
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -55,11 +57,26 @@ class Scaled:
 
     def weight(self, name: str, leaves: Sequence[Tensor]) -> Tensor:
         (own,) = leaves
-        weight = self.vectors.base(name)
+        differentiable = torch.is_grad_enabled() and own.requires_grad
+        weight = self.vectors.base(name).clone()
         for row, task in enumerate(self.vectors.tasks):
             if self.vectors.has(task, name):
-                weight = weight + own[row].to(weight.dtype) * self.vectors.row(task, name)
+                change = self.vectors.row(task, name)
+                weight = (
+                    weight + own[row].to(weight.dtype) * change
+                    if differentiable
+                    else (weight.add_(change, alpha=float(own[row])))
+                )
         return weight
+
+    def pulled(self, name: str, gradient: Tensor) -> tuple[Tensor]:
+        """The coefficients' gradients: inner products of the weight's with the task vectors."""
+        found = self.coefficients.new_zeros(len(self.vectors.tasks))
+        for row, task in enumerate(self.vectors.tasks):
+            if self.vectors.has(task, name):
+                change = self.vectors.row(task, name)
+                found[row] = (gradient.to(change).reshape(-1) @ change.reshape(-1)).to(found)
+        return (found,)
 
 
 class Composed(Mapping[str, Tensor]):
@@ -69,6 +86,8 @@ class Composed(Mapping[str, Tensor]):
         composition: what makes them.
         like: name -> a tensor whose type and device the weight gets.
 
+    While it is held, the weights are leaves of autograd's graph; what they get is sent on by `pull`.
+
     `saved_bytes` counts what autograd has kept meanwhile; weights that it composes again are not among it.
     """
 
@@ -76,9 +95,16 @@ class Composed(Mapping[str, Tensor]):
         self.composition, self._like = composition, dict(like)
         self.saved_bytes = 0
         self._alive: weakref.WeakValueDictionary[str, Tensor] = weakref.WeakValueDictionary()
+        self._held: dict[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         like = self._like[name]
+        if self._held is not None:
+            if name not in self._held:
+                with torch.no_grad():
+                    made = _fresh(self.composition, name, like, [own.detach() for own in self.composition.leaves(name)])
+                self._held[name] = made.requires_grad_()
+            return self._held[name]
         weight = self._alive.get(name)
         if weight is None:
             weight = _Compose.apply(self.composition, name, like, *self.composition.leaves(name))
@@ -91,9 +117,37 @@ class Composed(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._like)
 
-    def remembering(self) -> saved_tensors_hooks:
-        """A context in which autograd keeps the names of composed weights instead of their values."""
-        return saved_tensors_hooks(self._pack, self._unpack)
+    def hold(self) -> None:
+        """From now on each weight is composed once."""
+        self._held = {}
+
+    def held(self) -> list[Tensor]:
+        """The weights that were looked at since."""
+        return list((self._held or {}).values())
+
+    def pull(self, inputs: Sequence[Tensor]) -> None:
+        """What the held weights got as gradients goes on to those of the leaves' origins that are `inputs`."""
+        for name, weight in (self._held or {}).items():
+            if weight.grad is not None:
+                leaves = self.composition.leaves(name)
+                found = _pulled(self.composition, name, leaves, weight.grad)
+                known = [
+                    (leaf, own)
+                    for leaf, own in zip(leaves, found, strict=True)
+                    if own is not None and leaf.requires_grad
+                ]
+                if known:
+                    starts, slopes = ([pair[i] for pair in known] for i in range(2))
+                    torch.autograd.backward(starts, slopes, inputs=list(inputs))
+                weight.grad = None
+
+    def release(self) -> None:
+        """Forgets the held weights."""
+        self._held = None
+
+    def remembering(self) -> AbstractContextManager[Any]:
+        """A context in which autograd keeps the names of composed weights instead of their values; not of held ones."""
+        return nullcontext() if self._held is not None else saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> "Tensor | _View":
         storage = tensor.untyped_storage().data_ptr()
@@ -133,13 +187,19 @@ class _Compose(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        leaves = [leaf.detach().requires_grad_() for leaf in context.saved_tensors]
-        with torch.enable_grad():
-            weight = context.composition.weight(context.name, leaves)
-        if not weight.requires_grad:  # no model has it: the base's values
-            return None, None, None, *[None] * len(leaves)
-        found = torch.autograd.grad(weight, leaves, gradient.to(weight), allow_unused=True)
-        return None, None, None, *found
+        return None, None, None, *_pulled(context.composition, context.name, context.saved_tensors, gradient)
+
+
+def _pulled(composition: Composition, name: str, leaves: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor | None]:
+    """The leaves' gradients, from the weight's."""
+    if isinstance(composition, Scaled):
+        return composition.pulled(name, gradient)
+    own = [leaf.detach().requires_grad_() for leaf in leaves]
+    with torch.enable_grad():
+        weight = composition.weight(name, own)
+    if not weight.requires_grad:  # it depends on none of them
+        return [None] * len(own)
+    return torch.autograd.grad(weight, own, gradient.to(weight), allow_unused=True)
 
 
 def _fresh(composition: Composition, name: str, like: Tensor, leaves: Sequence[Tensor]) -> Tensor:

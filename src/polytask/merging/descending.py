@@ -1,11 +1,12 @@
 """Descent on leaves of composed weights: one batch of every task a step, one task's graph at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from polytask.merging.composing import Composed
 from polytask.merging.session import MergeSession, require_finite
 
 Objective = Callable[[str, Any, int], Tensor | None]
@@ -22,6 +23,7 @@ def descend(
     after: Callable[[], None] | None = None,
     first: int = 0,
     total: int | None = None,
+    through: Collection[Composed] | None = None,
 ) -> list[float]:
     """Minimises the sum of the tasks' objectives; the leaves change in place.
 
@@ -34,25 +36,27 @@ def descend(
         after: called after each step, as to keep leaves in their range.
         first: number of the first step, of a descent that goes on.
         total: how many steps there are in all, for whoever is told.
+        through: composed weights that depend on the leaves; all of the session's by default.
 
     Returns: the objective, summed over tasks, of every step.
     Raises: NotFinite, naming the task and the step.
     """
     history = []
     for step in range(first, first + steps):
-        value, slopes = 0.0, [torch.zeros_like(leaf) for leaf in leaves]
-        for task in session.tasks:
-            loss = objective(task, session.batch(task, step), step)
-            if loss is None:
-                continue
-            require_finite(loss, task, step)
-            value += float(loss.detach())
-            if loss.requires_grad:
-                for slope, found in zip(slopes, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
-                    if found is not None:
-                        slope += found
-        for leaf, slope in zip(leaves, slopes, strict=True):
-            leaf.grad = slope
+        value = 0.0
+        for leaf in leaves:
+            leaf.grad = torch.zeros_like(leaf)
+        with session.step(through) as held:
+            for task in session.tasks:
+                loss = objective(task, session.batch(task, step), step)
+                if loss is None:
+                    continue
+                require_finite(loss, task, step)
+                value += float(loss.detach())
+                if loss.requires_grad:
+                    loss.backward(inputs=[*leaves, *(weight for weights in held for weight in weights.held())])
+            for weights in held:
+                weights.pull(leaves)
         optimizer.step()
         if after is not None:
             after()

@@ -155,6 +155,7 @@ def learn(
     base: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     say: Callable[[int, int], None] = lambda done, total: None,
+    lean: bool = False,
     **parameters: Any,
 ) -> tuple[Learned, dict[str, Tensor]]:
     """(what was learned, the merged tensors by name), of models in memory.
@@ -166,10 +167,12 @@ def learn(
         base: the tensors that all were fine-tuned from.
         seed: of everything random.
         say: told (steps done, steps in all).
+        lean: compose weights layer by layer in every pass, which takes longer and the memory of two models less.
         parameters: of the method.
     """
     spec = find_learned(method) if isinstance(method, str) else method
     vectors = Vectors(models, base)
-    session = MergeSession(vectors, samples, labels=spec.reads_labels(spec.checked(parameters)), say=say)
+    labels = spec.reads_labels(spec.checked(parameters))
+    session = MergeSession(vectors, samples, labels=labels, say=say, lean=lean)
     found = spec(session, seed=seed, **parameters)
     return found, {name: found.tensor(vectors, name) for name in vectors.names}

@@ -99,11 +99,14 @@ class MergeData(Strict):
         split: train or valid; never test, which is what the merged model is scored on.
         rows: most rows of a task's source, drawn by the plan's seed; null takes all.
         batch_size: rows of a step, of each task.
+        lean: compose weights layer by layer in every pass, which takes several times as long, instead of once a step,
+            which takes the memory of two models more.
     """
 
     split: Literal["train", "valid"] = "valid"
     rows: int | None = Field(default=256, ge=1)
     batch_size: int = Field(default=16, ge=1)
+    lean: bool = False
 
 
 class KeptTensors(Strict):

@@ -1,7 +1,7 @@
 """What a learned merge sees: the models' vectors, batches of every task, and the model as a function of its weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ class MergeSession:
         fixed: other tensors that the merged model has and no task's own: they are put in as they are.
         labels: whether the method declared that it reads labels.
         say: told (steps done, steps in all).
+        lean: whether weights are composed layer by layer in every pass, instead of once a step.
         drawn: task -> how many batches were taken.
     """
 
@@ -35,7 +36,9 @@ class MergeSession:
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     labels: bool = False
     say: Callable[[int, int], None] = lambda done, total: None
+    lean: bool = False
     drawn: dict[str, int] = field(default_factory=dict)
+    compositions: list[Composed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for task in self.vectors.tasks:
@@ -65,7 +68,25 @@ class MergeSession:
 
     def composed(self, composition: Composition) -> Composed:
         """The weights of a composition, to be passed as `parameters`."""
-        return Composed(composition, self._like())
+        found = Composed(composition, self._like())
+        self.compositions.append(found)
+        return found
+
+    @contextmanager
+    def step(self, through: Collection[Composed] | None = None) -> Iterator[list[Composed]]:
+        """While it lasts nothing changes, so the weights are composed once, unless memory is to be lean.
+
+        Args:    through: those whose leaves get gradients; all of them by default.
+        Yields:  these, so far as they are held.
+        """
+        held = [] if self.lean else list(self.compositions)
+        for weights in held:
+            weights.hold()
+        try:
+            yield [weights for weights in held if through is None or any(weights is own for own in through)]
+        finally:
+            for weights in held:
+                weights.release()
 
     def forward(
         self,

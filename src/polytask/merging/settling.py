@@ -114,7 +114,9 @@ class Learning:
         taken = [job for job in self.assembly.jobs if isinstance(job.pipeline, Take)]
         fixed = Stored({job.name: next(iter(job.inputs.values())) for job in taken if job.inputs})
         vectors = Vectors(models, base, [job.name for job in jobs])
-        return MergeSession(vectors, self.samples, fixed, self.spec.reads_labels(self.parameters), say)
+        return MergeSession(
+            vectors, self.samples, fixed, self.spec.reads_labels(self.parameters), say, data_of(self.plan).lean
+        )
 
 
 @dataclass(frozen=True)

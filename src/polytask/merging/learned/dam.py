@@ -81,21 +81,29 @@ def dam(
         return performance(task, batch, step) + weight * _disagreement(session, weights, shifts, task, batch)
 
     levels = [
-        ([scaling.coefficients], performance, learning_rate),
-        ([added for _, added, _ in shifts.values()], unmoved, shift_rate),
-        (list(shared.values()), performance, learning_rate),
-        (list(safe.values()), safe_performance, learning_rate),
+        ([scaling.coefficients], performance, learning_rate, [weights]),
+        ([added for _, added, _ in shifts.values()], unmoved, shift_rate, []),
+        (list(shared.values()), performance, learning_rate, [weights]),
+        (list(safe.values()), safe_performance, learning_rate, [weights]),
     ]
-    optimizers = [torch.optim.Adam(leaves, lr=rate) for leaves, _, rate in levels]
+    optimizers = [torch.optim.Adam(leaves, lr=rate) for leaves, _, rate, _ in levels]
     history, total = [], 5 * steps
     for step in range(steps):
         for kind in drawn:
             drawn[kind] = logistic(vectors, names, noise.child(kind, step))
         with torch.no_grad():
             scaling.coefficients.fill_(start)
-        for number, ((leaves, objective, _), optimizer) in enumerate(zip(levels, optimizers, strict=True)):
-            at = 4 * step + number
-            values = descend(session, leaves, objective, steps=1, optimizer=optimizer, first=at, total=total)
+        for number, ((leaves, objective, _, through), optimizer) in enumerate(zip(levels, optimizers, strict=True)):
+            values = descend(
+                session,
+                leaves,
+                objective,
+                steps=1,
+                optimizer=optimizer,
+                first=4 * step + number,
+                total=total,
+                through=through,
+            )
             _within(shifts)
         history += values
     kept = {name: _product(shared[name], safe[name], temperature) for name in names}

@@ -8,6 +8,8 @@ Departures  only the abstract and summaries of the paper were to be had. Here th
 Cost        a forward and a backward pass of one batch of every task a step.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +21,33 @@ from polytask.merging.composing import Scaled
 from polytask.merging.descending import descend, facts_of
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
+from polytask.merging.vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Placed:
+    """base + length * sum_t softmax(logits)[t] * (model_t - base).
+
+    Attributes:
+        vectors: of the models.
+        logits: [T, 1].
+        length: 0-d.
+    """
+
+    vectors: Vectors
+    logits: Tensor
+    length: Tensor
+
+    @property
+    def coefficients(self) -> Tensor:
+        return self.length * self.logits.softmax(0)
+
+    def leaves(self, name: str) -> tuple[Tensor]:
+        return (self.coefficients[:, 0],)
+
+    def weight(self, name: str, leaves: Sequence[Tensor]) -> Tensor:
+        scaled = Scaled(self.vectors, self.coefficients, {name: 0})
+        return scaled.weight(name, leaves)
 
 
 @learned("self_positioning", source="arXiv:2410.15035", labels=True)
@@ -37,15 +66,14 @@ def self_positioning(
     """
     logits = torch.zeros(len(session.tasks), 1, requires_grad=True)
     length = torch.tensor(scale, requires_grad=True)
-    groups = columns(session.vectors, "task")
 
-    def place() -> Tensor:
-        return length * logits.softmax(0)
+    placed = Placed(session.vectors, logits, length)
+    weights = session.composed(placed)
 
     def value(task: str, batch: Any, step: int) -> Tensor | None:
-        weights = session.composed(Scaled(session.vectors, place(), groups))
         return session.loss(task, session.forward(weights, task, batch), batch)
 
     leaves = [logits, length]
     history = descend(session, leaves, value, steps=steps, optimizer=torch.optim.SGD(leaves, lr=learning_rate))
-    return Learned(by_task(place(), session.tasks, groups), facts=facts_of(history))
+    groups = columns(session.vectors, "task")
+    return Learned(by_task(placed.coefficients, session.tasks, groups), facts=facts_of(history))
