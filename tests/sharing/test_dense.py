@@ -255,3 +255,13 @@ def test_tasks_of_pad_read_each_other_and_those_of_medusa_do_not() -> None:
         model(inputs_of(kind, 2), ["click"])["click"].sum().backward()
         others = [p for name, p in model.named_parameters() if "decoders.topic" in name and p.grad is not None]
         assert bool(others) == reached, kind
+
+
+def test_a_memory_is_its_tasks_own_expert() -> None:
+    model, inputs = model_of("task_expert"), inputs_of("task_expert", 3)
+    with listen() as tape:
+        model(inputs, ["click", "topic"])
+    assert list(tape.gates) == [(f"level.{level}", task) for level in (1, 0) for task in ("click", "topic")]
+    assert list(tape.gates["level.0", "topic"]) == ["shared 1", "shared 2", "topic 1"]
+    weights = torch.stack(list(tape.gates["level.0", "topic"].values()))
+    torch.testing.assert_close(weights.sum(0), torch.ones(3))

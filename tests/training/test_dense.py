@@ -30,11 +30,11 @@ RULES: dict[str, Any] = {
 
 
 def data() -> dict[str, Any]:
-    """Scenes whose depth is NaN at some pixels and in the whole of some rows."""
+    """Scenes whose depth is NaN at some pixels and in the whole of most rows, so that batches lack the task."""
     frame = scenes(SceneSpec(size=(8, 12), objects=2, missing=0.2), {"train": 12, "valid": 4, "test": 4}, 0)
     columns = {name: frame[name].to_numpy() for name in frame.columns}
     depth = np.where(columns["depth"] == 0, np.nan, columns["depth"])
-    depth[:3] = np.nan
+    depth[:9] = np.nan
     return {"data": {**columns, "depth": depth}}
 
 

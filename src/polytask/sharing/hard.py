@@ -17,7 +17,7 @@ class Hard(Sharing):
 
     Source: Caruana 1997 ("Multitask learning", Machine Learning 28), section 2.
     Departures: none.
-    Cost: one pass through the encoder for any number of tasks.
+    Cost: one pass through the encoder for any number of tasks, and on a pyramid one through each named task's decoder.
     """
 
     reads = ("vector", "map", "pyramid")

@@ -79,10 +79,11 @@ class ExpertLevel(nn.Module):
     def __init__(self, level: int, tasks: list[str], channels: int, options: TaskExpert.Options, seed: int) -> None:
         super().__init__()
         place, width = f"level.{level}", options.width
-        names = [*numbered("shared", options.experts), "memory"]
+        shared = numbered("shared", options.experts)
+        names = {task: [*shared, *numbered(task, 1)] for task in tasks}  # the memory is the task's own expert
         with seeded(seed, place, "experts"):
             self.experts = Stack(block(channels, width, kernel=1) for _ in range(options.experts))
-        self.gates = Gates(place, tasks, channels + width, dict.fromkeys(tasks, names), options.gate, seed)
+        self.gates = Gates(place, tasks, channels + width, names, options.gate, seed)
         self.read: TaskModules[nn.Module] = TaskModules()
         self.write: TaskModules[nn.Module] = TaskModules()
         for task in tasks:
