@@ -17,6 +17,8 @@ from polytask.core.constraints import Choice, Interval, PerTask
 from polytask.core.rules import rule
 from polytask.merging.rules.elect import elect
 
+_ROUNDING = 1e-6  # so that whether two sides are equal does not depend on the vectors' unit
+
 
 @rule(
     "consensus",
@@ -50,5 +52,5 @@ def tall_masks(
     stack: Float[Tensor, "T *shape"], merged: Float[Tensor, "*shape"], mask_scale: Float[Tensor, "T"] | float
 ) -> Bool[Tensor, "T *shape"]:
     """Where the merged vector holds each task: |x_t| >= mask_scale |merged - x_t|."""
-    scales = (torch.ones(len(stack), dtype=torch.float64) * mask_scale).to(stack)
+    scales = (torch.ones(len(stack), dtype=torch.float64) * mask_scale * (1 - _ROUNDING)).to(stack)
     return stack.abs() >= scales.view(-1, *[1] * merged.dim()) * (merged - stack).abs()
