@@ -1,5 +1,6 @@
 """The loops that stand beside the batched experts compute the same, and every architecture has its costs."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +61,9 @@ def test_the_adatt_loop_computes_the_same() -> None:
     same(ours, loop)
 
 
-def test_every_architecture_has_its_costs() -> None:
+def test_every_architecture_has_its_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BATCH", 16)  # nothing below depends on how many rows there are
+    monkeypatch.setattr(cost, "PICTURES", 1)
     found = cost.measured(steps=2)
     assert list(found["architectures"]) == [*SHARING.names(), cost.ON_PICTURES]
     assert found["architectures"]["mtan"]["beside"] == cost.ON_PICTURES
