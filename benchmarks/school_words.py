@@ -30,11 +30,11 @@ def sentences(results: Mapping[str, Any]) -> str:
         for found in _SAID
         if found in verdicts.values()
     ]
-    outlying = [sum(weight > 0.5 for weight in run["outlier_weights"]) for run in rows["robust"]]
+    outlying = [_nearer_to_the_greatest(run["outlier_weights"]) for run in rows["robust"]]
     count = in_words(outlying[0]) if len(set(outlying)) == 1 else f"{min(outlying)} to {max(outlying)}"
     return (
         f"By the error over all {results['pupils']:,} pupils' test part `robust` is {listed(said)} (paired by seed). "
-        f"It gives {count} of {results['schools']} schools an outlier weight above one half."
+        f"Of {results['schools']} schools {count} have an outlier weight nearer to the greatest than to the least."
     )
 
 
@@ -58,6 +58,10 @@ def table(results: Mapping[str, Any]) -> str:
         )
     piped = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{piped}\n\nMeans over {counted(len(rows[REFERENCE]), 'seed')} ± half of the 95 % Student t interval."
+
+
+def _nearer_to_the_greatest(weights: list[float]) -> int:
+    return sum(weight > (min(weights) + max(weights)) / 2 for weight in weights)
 
 
 def _verdict(runs: list[dict[str, Any]], others: list[dict[str, Any]]) -> Verdict:

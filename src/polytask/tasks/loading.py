@@ -10,7 +10,7 @@ import polars as pl
 
 from polytask.core.errors import DataError, UnknownName
 from polytask.core.noise import Noise
-from polytask.tasks.data_spec import SPLITS, SourceSpec, StreamSpec
+from polytask.tasks.data_spec import MADE, SPLITS, SourceSpec, StreamSpec
 from polytask.tasks.encoding import encode, needed_columns
 from polytask.tasks.examples import Examples
 from polytask.tasks.features.choose import choose_features
@@ -211,7 +211,7 @@ def _split(rows: RawRows, spec: SourceSpec) -> np.ndarray:
             )
         return sample(assignment, spec.rows, spec.seed)
     frame = rows.read(split_columns(split)) if split_columns(split) else pl.DataFrame({"row": np.arange(len(rows))})
-    taken_already = spec.origin in ("builtin", "scenes")
+    taken_already = spec.origin in MADE
     return sample(assign(frame, split, spec.seed, rows.where), None if taken_already else spec.rows, spec.seed)
 
 

@@ -132,7 +132,10 @@ def test_a_recipe_names_them() -> None:
         ({"scenes": {"objects": 0}}, "recipe.data.scenes.objects is 0; allowed"),
         ({"scenes": {"missing": 1}}, "recipe.data.scenes.missing is 1; allowed: less than 1"),
         ({"scenes": {"sise": 3}}, "no key 'sise' (did you mean 'size'?)"),
-        ({"scenes": {}, "table": "x.csv"}, "a source has one of table, arrays, images, builtin, scenes, sources"),
+        (
+            {"scenes": {}, "table": "x.csv"},
+            "a source has one of table, arrays, images, builtin, scenes, synthetic, sources",
+        ),
         ({"scenes": {}, "rows": 5}, "scenes have their own split, and take rows as"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.errors import MissingInput
-from polytask.tasks.data_spec import RowsSpec, SourceSpec, SplitSpec
+from polytask.tasks.data_spec import MADE, RowsSpec, SourceSpec, SplitSpec
 from polytask.tasks.names import SOURCES
 from polytask.tasks.origins import missing_file
 from polytask.tasks.sources.arrays import rows_from_npz, rows_from_python
@@ -44,11 +44,15 @@ def open_rows(
         from polytask.tasks.sources.scenes import scenes
 
         return FrameRows(scenes(spec.scenes, _rows(spec), spec.seed), f"source {name!r} (scenes)")
+    if spec.synthetic is not None:
+        from polytask.tasks.sources.synthetic import synthetic
+
+        return FrameRows(synthetic(spec.synthetic, _rows(spec), spec.seed), f"source {name!r} (synthetic)")
     located = spec.table or spec.images or spec.arrays
     if located is None:
         raise MissingInput(
-            f"source {name!r}: say where the rows are (table, arrays, images, builtin, scenes), or hand them over from "
-            "Python"
+            f"source {name!r}: say where the rows are (table, arrays, images, builtin, scenes, synthetic), or hand "
+            "them over from Python"
         )
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:
@@ -75,7 +79,7 @@ def effective_split(spec: SourceSpec) -> SplitSpec:
     """The declared split; builtin data has a column for it; else the default fractions at random."""
     if spec.split is not None:
         return spec.split
-    return SplitSpec(column="split") if spec.origin in ("builtin", "scenes") else SplitSpec()
+    return SplitSpec(column="split") if spec.origin in MADE else SplitSpec()
 
 
 def _builtin(name: str, bundled: str, spec: SourceSpec) -> FrameRows:
