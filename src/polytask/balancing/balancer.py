@@ -384,6 +384,8 @@ class Balancer:
 
     def _priority(self, tasks: list[str]) -> Tensor:
         """The present tasks' priorities, with mean 1 over all tasks: a task's does not depend on who is present."""
+        if not self.priority:
+            return torch.ones(len(tasks), dtype=torch.float64)
         every = self.tasks or tasks
         mean = sum(self.priority.get(task, 1.0) for task in every) / len(every)
         return torch.tensor([self.priority.get(task, 1.0) / mean for task in tasks], dtype=torch.float64)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from polytask.balancing.scale import rescaled
@@ -50,16 +49,13 @@ class GroupRules:
 
     def weights(self, group: str, tasks: list[str], inputs: dict[str, Tensor], priority: Tensor) -> Tensor:
         """The rule's weights for a group, with priority and scale applied, float64 [T]."""
-        multiplied = torch.ones_like(priority) if self.spec.prefers else priority
-        seen = {**inputs, "losses": inputs["losses"] * multiplied}
-        if "validation" in inputs:
-            seen["validation"] = inputs["validation"] * multiplied
-        for product in ("gram", "cross_gram"):
-            if product in inputs:
-                seen[product] = inputs[product] * multiplied[:, None] * multiplied
-        weights = self.rule(group)(tasks, *(seen[need] for need in self.spec.needs), priority=priority) * multiplied
-        square = float(weights @ inputs["gram"] @ weights) if "gram" in inputs else 0.0
-        return weights * rescaled(self.spec.scale, self.scale, len(tasks), square)
+        multiplied = priority if self.prioritised and not self.spec.prefers else None
+        seen = inputs if multiplied is None else _multiplied(inputs, multiplied)
+        weights = self.rule(group)(tasks, *(seen[need] for need in self.spec.needs), priority=priority)
+        weights = weights if multiplied is None else weights * multiplied
+        square = float(weights @ inputs["gram"] @ weights) if self.scale == "unit" and "gram" in inputs else 0.0
+        factor = rescaled(self.spec.scale, self.scale, len(tasks), square)
+        return weights if factor == 1.0 else weights * factor
 
     def tracked(self, groups: Mapping[str, Sequence[str]], vectors: TaskVectors, values: Tensor) -> TaskVectors:
         """What the rules see in place of the vectors; their trackers remember the vectors."""
@@ -119,3 +115,14 @@ class GroupRules:
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         for group, saved in values.items():
             self.rule(group).load_state_dict(saved)
+
+
+def _multiplied(inputs: Mapping[str, Tensor], priority: Tensor) -> dict[str, Tensor]:
+    """What a rule reads of losses that are each multiplied by its task's priority."""
+    seen = {**inputs, "losses": inputs["losses"] * priority}
+    if "validation" in inputs:
+        seen["validation"] = inputs["validation"] * priority
+    for product in ("gram", "cross_gram"):
+        if product in inputs:
+            seen[product] = inputs[product] * priority[:, None] * priority
+    return seen

@@ -1,5 +1,6 @@
 """The losses of a step, checked: which tasks are present, their values over all processes, this process's part."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,9 @@ class StepLosses:
     counts: Float[Tensor, "T"]
 
     def refuse_infinite(self, step: int) -> None:
-        finite = self.values.isfinite()
-        if not bool(finite.all()):
-            worst = int(finite.int().argmin())
-            raise NotFinite(f"the loss of task {self.tasks[worst]!r} is {self.values[worst].item()} at step {step}")
+        for task, value in zip(self.tasks, self.values.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NotFinite(f"the loss of task {task!r} is {value} at step {step}")
 
 
 def step_losses(

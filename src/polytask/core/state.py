@@ -1,5 +1,6 @@
 """A rule with its parameters, its state and its place in the stream of noise: what a loop or a merge calls."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, get_type_hints
@@ -44,7 +45,7 @@ class Rule:
         self.seed = seed
         self.step = 0
         init = self.spec.init
-        every = self._parameters(torch.arange(len(self.tasks)))
+        every = self._parameters()
         self.state = init(len(self.tasks), **named_by(init, every)) if init else None
         self._memory: dict[str, Tensor] = {}  # parameter -> what the tracker remembers of it
 
@@ -61,7 +62,7 @@ class Rule:
         self._check(present, inputs)
         if self.spec.otherwise is not None and inputs[0].dim() != 3:
             return self._otherwise(present, *inputs, keys=keys)
-        index = self._index(present)
+        index = self._absent_index(present)
         extra = self._parameters(index)
         if self.spec.random:
             extra["noise"] = Noise(self.seed, "rule", self.spec.name, self.step, *keys)
@@ -71,8 +72,8 @@ class Rule:
             return self._called(present, partial(in_blocks, self.spec), *inputs, **extra)
         if self.state is None:
             return self._called(present, self.spec.function, *inputs, **extra)
-        output, state = self._called(present, self.spec.function, *inputs, self._part(present, index), **extra)
-        self._keep(present, index, state)
+        output, state = self._called(present, self.spec.function, *inputs, self._part(index), **extra)
+        self._keep(index, state)
         return output
 
     def tracked(
@@ -85,15 +86,14 @@ class Rule:
             norms: lengths of the whole task vectors, float64 [T]; only if the tracker asks for them.
         """
         assert self.spec.tracker is not None
-        index = self._index(present)
-        known = {**self._parameters(index), "losses": losses, "norms": norms, "state": self._part(present, index)}
+        index = self._absent_index(present)
+        known = {**self._parameters(index), "losses": losses, "norms": norms, "state": self._part(index)}
         chosen = {keyword: known[keyword] for keyword in self.spec.tracker.keywords}
         memory = self._memory_of(name, stack)
-        everyone = list(present) == self.tasks
-        where = index.to(stack.device)
-        part = memory if everyone else memory.index_select(0, where)
+        where = None if index is None else index.to(stack.device)
+        part = memory if where is None else memory.index_select(0, where)
         seen, part = self._called(present, self.spec.tracker.function, stack, part, **chosen)
-        self._memory[name] = part if everyone else memory.index_copy(0, where, part)
+        self._memory[name] = part if where is None else memory.index_copy(0, where, part)
         return seen.to(stack.dtype)
 
     def _memory_of(self, name: str, stack: Tensor) -> Tensor:
@@ -127,15 +127,13 @@ class Rule:
     def after_step(self, present: Sequence[str], losses: Tensor) -> None:
         """Shows the rule the present tasks' losses after the optimiser's step, if it declares that it looks at them."""
         if self.spec.after_step is not None and self.looks_again:
-            index = self._index(present)
+            index = self._absent_index(present)
             chosen = named_by(self.spec.after_step, self._parameters(index))
-            part = self._part(present, index)
-            self._keep(present, index, self._called(present, self.spec.after_step, part, losses, **chosen))
+            self._keep(index, self._called(present, self.spec.after_step, self._part(index), losses, **chosen))
 
     def after_epoch(self) -> None:
         if self.spec.after_epoch is not None:
-            every = torch.arange(len(self.tasks))
-            self.state = self.spec.after_epoch(self.state, **named_by(self.spec.after_epoch, self._parameters(every)))
+            self.state = self.spec.after_epoch(self.state, **named_by(self.spec.after_epoch, self._parameters()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next call depends on beyond the constructor's arguments; tensors and ints."""
@@ -156,16 +154,17 @@ class Rule:
     def _where(self) -> str:
         return f"rule {self.spec.name!r}"
 
-    def _part(self, present: Sequence[str], index: Tensor) -> Any:
+    def _part(self, index: Tensor | None) -> Any:
         """The state as the function sees it; copied only where tasks are absent."""
-        return self.state if list(present) == self.tasks else _taken(self.state, index)
+        return self.state if index is None else _taken(self.state, index)
 
-    def _keep(self, present: Sequence[str], index: Tensor, state: Any) -> None:
-        self.state = state if list(present) == self.tasks else _put(self.state, state, index)
+    def _keep(self, index: Tensor | None, state: Any) -> None:
+        self.state = state if index is None else _put(self.state, state, index)
 
-    def _parameters(self, index: Tensor) -> dict[str, Any]:
+    def _parameters(self, index: Tensor | None = None) -> dict[str, Any]:
         """What the function is given: those with a number a task as the present tasks' numbers."""
-        return {**self.parameters, **{name: numbers[index] for name, numbers in self._per_task.items()}}
+        numbers = {name: every if index is None else every[index] for name, every in self._per_task.items()}
+        return {**self.parameters, **numbers}
 
     def _otherwise(self, present: Sequence[str], *inputs: Tensor, keys: Sequence[str]) -> Tensor:
         """What the rule declares for vectors that are no matrices, with those parameters that both have."""
@@ -183,6 +182,10 @@ class Rule:
         except BadRow as bad:
             what = f"{bad.what} of task {present[bad.row]!r}"
             raise BadValue(what, bad.found, bad.allowed, self._where) from None
+
+    def _absent_index(self, present: Sequence[str]) -> Tensor | None:
+        """The places of the present tasks; None where no task is absent."""
+        return None if list(present) == self.tasks else self._index(present)
 
     def _index(self, present: Sequence[str]) -> Tensor:
         for task in present:
@@ -205,6 +208,8 @@ class Rule:
             if tuple(value.shape) != wanted:
                 allowed = f"{wanted}, for tasks {', '.join(present)}"
                 raise BadValue(f"the shape of {need}", tuple(value.shape), allowed, where)
+            if math.isfinite(value.sum().item()):  # one pass; finite numbers whose sum overflows are looked at again
+                continue
             usable = value.isfinite() | value.isnan() if need == "validation" else value.isfinite()
             if not bool(usable.all()):
                 bad = (~usable).view(tasks, -1)

@@ -18,8 +18,8 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def binary_cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of -log p(label), p = sigmoid(output); all of shape [B], or [B, L] for several labels a row. In nats."""
-    outputs, labels = _filled(outputs, labels, present)
-    weight = None if _complete(present) else present.to(outputs.dtype)
+    outputs, labels, complete = _filled(outputs, labels, present)
+    weight = None if complete else present.to(outputs.dtype)
     return F.binary_cross_entropy_with_logits(outputs, labels, weight=weight, reduction="sum")
 
 
@@ -38,25 +38,25 @@ def cross_entropy(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
 
 def mean_squared_error(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of (output - label)^2."""
-    outputs, labels = _filled(outputs, labels, present)
+    outputs, labels, _ = _filled(outputs, labels, present)
     return F.mse_loss(outputs, labels, reduction="sum")
 
 
 def l1(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of |output - label|."""
-    outputs, labels = _filled(outputs, labels, present)
+    outputs, labels, _ = _filled(outputs, labels, present)
     return F.l1_loss(outputs, labels, reduction="sum")
 
 
 def huber(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of d^2 / 2 where d = |output - label| <= 1, else of d - 1/2 (Huber 1964; delta is 1 standard deviation)."""
-    outputs, labels = _filled(outputs, labels, present)
+    outputs, labels, _ = _filled(outputs, labels, present)
     return F.huber_loss(outputs, labels, reduction="sum", delta=1.0)
 
 
 def cosine(outputs: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Sum of C (1 - cosine of output and label), each [.., C]: its mean over the C numbers is that over the vectors."""
-    outputs, labels = _filled(outputs, labels, present)
+    outputs, labels, _ = _filled(outputs, labels, present)
     distances = outputs.shape[-1] * (1 - F.cosine_similarity(outputs, labels, dim=-1))
     return torch.where(present.all(dim=-1), distances, 0.0).sum()
 
@@ -100,14 +100,14 @@ GROUPED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = 
 """Losses over the pairs that `ordered_pairs` gives, which also read the groups of the rows."""
 
 
-def _filled(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and labels with 0 in place of absent ones (so that a difference of absent ones is 0)."""
+def _filled(outputs: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """(outputs, labels, whether none is absent), with 0 in place of absent ones (so that their difference is 0)."""
     if not outputs.shape == labels.shape == present.shape:
         raise _wrong_shapes(outputs, labels, present, "one shape for all three")
     outputs = _single_precision(outputs)
     if _complete(present):
-        return outputs, labels.to(outputs.dtype)
-    return torch.where(present, outputs, 0.0), torch.where(present, labels, 0.0).to(outputs.dtype)
+        return outputs, labels.to(outputs.dtype), True
+    return torch.where(present, outputs, 0.0), torch.where(present, labels, 0.0).to(outputs.dtype), False
 
 
 def _complete(present: Tensor) -> bool:
