@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,22 @@ from polytask.core.names import LEARNED
 from polytask.merging.learning import Learned, find_learned, learn
 from polytask.merging.samples import samples
 
-QUICK = {"steps": 3, "batches": 2}
+QUICK = {"steps": 3, "batches": 2, "trials": 3}
 """Few steps where a method has some: what is checked here holds after any number."""
 
-every = pytest.mark.parametrize("name", list(LEARNED))
+NEEDS = {"search": "optuna"}
+
+
+def params(names: list[str]) -> list[Any]:
+    """Skipped where the package of an extra is not installed."""
+    missing = {name for name in names if name in NEEDS and find_spec(NEEDS[name]) is None}
+    skipped = {name: pytest.mark.skipif(name in missing, reason=f"needs {NEEDS.get(name)}") for name in names}
+    return [pytest.param(name, marks=skipped[name]) for name in names]
+
+
+every = pytest.mark.parametrize("name", params(list(LEARNED)))
 LABELLED = [name for name in LEARNED if (spec := find_learned(name)).reads_labels(spec.checked({}))]
-every_labelled = pytest.mark.parametrize("name", LABELLED)
+every_labelled = pytest.mark.parametrize("name", params(LABELLED))
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,7 @@ LEARNED: dict[str, str] = {
     "divmerge": "polytask.merging.learned.divmerge:divmerge",
     "fisher": "polytask.merging.learned.fisher:fisher",
     "regmean": "polytask.merging.learned.regmean:regmean",
+    "search": "polytask.merging.learned.search:search",
     "concrete": "polytask.merging.learned.concrete:concrete_subspace",
     "graft": "polytask.merging.learned.graft:graft",
     "tint": "polytask.merging.learned.tint:tint",
