@@ -113,4 +113,5 @@ LEARNED: dict[str, str] = {
     "graft": "polytask.merging.learned.graft:graft",
     "tint": "polytask.merging.learned.tint:tint",
     "dam": "polytask.merging.learned.dam:dam",
+    "twin_merging": "polytask.merging.learned.twin_merging:twin_merging",
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polytask.checkpoints.checkpoint import MODEL, STATE, Checkpoint, read_checkpoint, write_checkpoint
 from polytask.checkpoints.runs import resolve
 from polytask.core.errors import BadValue, CheckpointError, UnknownName
+from polytask.evaluation.routed import RoutedModel
 from polytask.evaluation.trained import load, model_of
 from polytask.sharing import describe
 
@@ -95,8 +96,10 @@ def attach(
 
 
 def _require_apart(checkpoint: Checkpoint, encoder: EncoderFactory | None) -> None:
-    sharing = load(checkpoint.path, encoder=encoder).model.sharing
-    if not sharing.isolated:
+    model = load(checkpoint.path, encoder=encoder).model
+    if isinstance(model, RoutedModel):
+        raise CheckpointError(f"{checkpoint.path}: keeps a router, which knows its tasks; merge the experts anew")
+    if not model.sharing.isolated:
         kind = checkpoint.config["model"]["sharing"]["kind"]
         raise BadValue(f"sharing {kind!r}", "tasks that read each other", "one whose tasks can come and go")
 

@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from polytask.checkpoints import read_checkpoint, resolve
+from polytask.checkpoints.tensors import read_tensors
 from polytask.core.errors import CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import validated
+from polytask.evaluation.routed import RoutedModel
+from polytask.merging.routing import FILE as ROUTER
+from polytask.merging.routing import Router
 from polytask.sharing import AttachedSpec, ModelSpec, MultiTaskModel, build_model
 from polytask.tasks.data import read_inputs
 from polytask.tasks.examples import Batch, Ragged
@@ -28,7 +32,7 @@ class Trained:
     """A model with the preprocessing it was trained with; made by `load`.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the network, in evaluation mode; of a merge that keeps a router with that.
         targets: the tasks, fitted.
         path: the checkpoint directory.
         card: what the directory says about itself.
@@ -39,7 +43,7 @@ class Trained:
         self,
         path: Path,
         card: Mapping[str, Any],
-        model: MultiTaskModel,
+        model: MultiTaskModel | RoutedModel,
         preprocessors: Mapping[str, Preprocessor],
         targets: Mapping[str, Target],
         sources: Mapping[str, list[str]],
@@ -187,10 +191,12 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
         raise CheckpointError(
             f"{path}: the tensors do not fit the model of config.json: {str(error).splitlines()[1].strip()}"
         ) from None
+    router = path / ROUTER
+    whole = RoutedModel(model, Router.of_tensors(read_tensors(router))) if router.is_file() else model
     preprocessors, targets = read_inputs(path)
     sources = {name: values["tasks"] for name, values in checkpoint.inputs["sources"].items()}
     kept = {task: targets[task] for task in config["outputs"]}
-    return Trained(path, checkpoint.card, model.to(device).eval(), preprocessors, kept, sources, checkpoint.recipe)
+    return Trained(path, checkpoint.card, whole.to(device).eval(), preprocessors, kept, sources, checkpoint.recipe)
 
 
 def model_of(config: Mapping[str, Any], encoder: Callable[..., nn.Module] | None, where: str) -> MultiTaskModel:

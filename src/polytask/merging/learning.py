@@ -45,6 +45,7 @@ class Learned:
         by_rule: tensor -> what that rule makes of it; there where there is a `rule`.
         merged: tensor -> its merged value, for a method that gives the values themselves.
         private: task -> tensor -> value of tensors that are not merged: of the task's head, or a layer of its own.
+        router: what mixes the experts for each row, for a method that keeps one (`merging.routing`).
         facts: what the card says beside: the objective's first and last value, ...
     """
 
@@ -55,6 +56,7 @@ class Learned:
     by_rule: Mapping[str, Tensor] = field(default_factory=dict)
     merged: Mapping[str, Tensor] = field(default_factory=dict)
     private: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    router: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def coefficient(self, task: str, name: str) -> float:

@@ -9,6 +9,7 @@ from polytask.checkpoints.directory import read_json
 from polytask.checkpoints.runs import resolve
 from polytask.core.errors import CheckpointError, MissingInput
 from polytask.merging.references import locate, parse
+from polytask.merging.routing import FILE as ROUTER
 from polytask.merging.weights.interface import Weights
 from polytask.merging.weights.lora import LoraWeights, base_of, is_adapter
 from polytask.merging.weights.pytorch import PytorchWeights
@@ -86,6 +87,8 @@ def _opened(text: str, path: Path) -> Opened:
         return Opened(text, path, "files", _weights_of([path]))
     if not (path / "config.json").is_file() and ((path / "best").exists() or (path / "last").exists()):
         path = resolve(path)  # a run: its best checkpoint
+    if (path / ROUTER).is_file():
+        raise CheckpointError(f"{path}: keeps a router ({ROUTER}), which a merge would lose; merge its experts instead")
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     kind: Kind = "polytask" if (path / "card.json").is_file() and "python_encoder" in config else "huggingface"
     weights = _weights_in(path)

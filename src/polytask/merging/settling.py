@@ -21,6 +21,7 @@ from polytask.merging.jobs import Source, Take
 from polytask.merging.learning import Learned, LearnedSpec, find_learned, learned_names
 from polytask.merging.plan import MergeData, MergePlan, RuleChoice
 from polytask.merging.plan_file import Read
+from polytask.merging.routing import FILE as ROUTER
 from polytask.merging.samples import Samples
 from polytask.merging.session import MergeSession
 from polytask.merging.vectors import Stored, Vectors
@@ -136,10 +137,10 @@ class Settled:
     about: dict[str, Any]
 
     def files(self) -> dict[str, bytes]:
-        """Masks and values, beside the plan that names them, and a task's tensors that the model has no place for."""
+        """Masks and values, beside the plan that names them, a router, and a task's tensors that have no place."""
         learned = self.learned
         named = {self.plan.tasks[task].mask: mask for task, mask in learned.masks.items()}
-        named |= {self.plan.mask: learned.mask, self.plan.values: self.values}
+        named |= {self.plan.mask: learned.mask, self.plan.values: self.values, ROUTER: learned.router}
         for task, own in learned.private.items():
             named[f"private/{quote(task, safe='')}.safetensors"] = {
                 n: v for n, v in own.items() if n not in self.values
