@@ -9,6 +9,7 @@ Cost        a forward pass of every batch of every task, and one merged model in
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Annotated, Any
 
 import torch
@@ -95,10 +96,9 @@ def _loss(
 
 def _optuna() -> Any:
     try:
-        import optuna
+        return import_module("optuna")
     except ImportError:
         raise MissingExtra("optuna", "tune", "the merge 'search'") from None
-    return optuna
 
 
 @contextmanager
