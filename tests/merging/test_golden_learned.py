@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polytask.core.errors import MissingInput, UnknownName
+from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.merging import samples
 from polytask.merging.learning import Learned, learn
 from polytask.merging.masking import concrete, of_unit_mean
@@ -190,3 +190,45 @@ def test_a_disturbance_stays_within_its_radius_and_is_added_to_the_first_layer()
     found = session.forward(base, "a", batch, shift=(name, added))["a"]
     torch.testing.assert_close(found, net[1](net[0](batch) + added))
     torch.testing.assert_close(session.forward(base, "a", batch)["a"], net(batch))  # and it is gone afterwards
+
+
+def test_atlas_without_labels_makes_predictions_certain() -> None:
+    """Its first step is AdaMerging's: see there."""
+    given = models((-2.0, 0.0), 1.0, 1.0)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    found = coefficients("atlas", given, data, objective="unsupervised", steps=1, learning_rate=0.01)
+    assert found == pytest.approx((0.29, 0.31), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamerging", "divmerge", "concrete", "dam"])
+def test_numbers_have_no_entropy(name: str) -> None:
+    given = models((0.0, 0.0), 1.0, 1.0)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]], outputs={"a": "values"})
+    with pytest.raises(BadValue, match="task 'a': what 'a' predicts is 'values'; allowed: classes or labels"):
+        learn(name, given["models"], data, base=given["base"], steps=1)
+
+
+def test_concrete_around_a_merge_that_is_not_of_changes() -> None:
+    given = models((0.0, 0.0), 1.0, 1.0)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    with pytest.raises(
+        BadValue, match="around is 'linear'; allowed: adamerging, or a merge of what fine-tuning changed"
+    ):
+        learn("concrete", given["models"], data, base=given["base"], around="linear", steps=1)
+    with pytest.raises(UnknownName, match="no merge method 'tiez'"):
+        learn("concrete", given["models"], data, base=given["base"], around={"kind": "tiez"}, steps=1)
+
+
+def test_a_binary_concrete_mask_around_ties_is_ties_within_it() -> None:
+    """What is kept is base + mask * (ties - base), with the mask over its mean."""
+    given = models((0.5, 0.5), 1.0, -1.0)
+    data = rows([[1.0, 0.0]], [[0.0, 1.0]])
+    around = {"kind": "ties", "density": 1.0}
+    found, merged = learn(
+        "concrete", given["models"], data, base=given["base"], around=around, mask="binary", steps=3, learning_rate=0.3
+    )
+    ties = torch.tensor([1.5, -0.5])  # each number was changed by one task, so its sign is elected
+    mask = found.mask["w"]
+    assert set(mask.tolist()) <= {0.0, 1.0, 2.0}
+    torch.testing.assert_close(merged["w"], 0.5 + mask * (ties - 0.5))
+    assert found.rule == around
