@@ -69,7 +69,8 @@ def documentation(spec: Spec) -> str:
 def fields(spec: Spec) -> list[tuple[str, str]]:
     """(heading, text) of one in full, after the fields of its docstring."""
     about = [
-        f"{key}: {each.constraint or each.type}; default {each.default!r}" for key, each in spec.parameters.items()
+        f"{key}: {each.constraint or getattr(each.type, '__name__', each.type)}; default {each.default!r}"
+        for key, each in spec.parameters.items()
     ]
     rows = [("Parameters", "\n".join(about) or "none")]
     if isinstance(spec, LearnedSpec):
