@@ -15,7 +15,8 @@ from polytask.evaluation.table import FORMULA, Comparison, Row, comparison
 from polytask.evaluation.writers import markdown_text
 
 PAGE = results.ROOT / "docs" / "benchmarks.md"
-MARKED = tuple(results.ROOT / page for page in ("README.md", "docs/balancing.md", "docs/which_merge.md"))
+_PAGES = ("README.md", "docs/balancing.md", "docs/which_merge.md", "docs/sharing.md")
+MARKED = tuple(results.ROOT / page for page in _PAGES)
 
 _HEAD = f"""# Benchmarks
 
@@ -201,13 +202,17 @@ def _measurement(name: str, experiment: Experiment, record: Record) -> str:
 
 
 def _brief(name: str, experiment: Experiment, record: Record, folder: Path) -> str:
-    """For another page: the verdicts on rules, networks beside the trees where there are some, else the whole table."""
+    """For another page: verdicts on rules or architectures, networks beside the trees where there are some, else the
+    whole table."""
     parts = _parts(name, {other: results.newest(other, folder) for other in experiment_names()})
     if experiment.kind in _TABLES:
         return _blocks(experiment, parts)[0] + "\n"
     if experiment.against is not None:
         measured = results.joined(list(parts.values()))
         return rules_table.sentences(*rules_table.lines(measured, experiment.against)) + "\n"
+    if experiment.sharing:
+        beside_first = rules_table.sentences(*rules_table.lines(record["results"], experiment.sharing[0]))
+        return f"{beside_first} {words.comparison_sentences(comparison(record['results']))}\n"
     if experiment.kind in _MEASUREMENTS:
         return _MEASUREMENTS[experiment.kind](record["results"]) + "\n"
     if experiment.kind == "trees":

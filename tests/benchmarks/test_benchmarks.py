@@ -1,9 +1,10 @@
 """The benchmarks: their definitions, the store that only grows, and the documentation that is made from it."""
 
-from pathlib import Path
+from pathlib import copy
 from typing import Any
 
 import numpy as np
+import Path
 import polars as pl
 import pytest
 from benchmarks.__main__ import BY_NAME, main
@@ -161,6 +162,20 @@ def test_markers_get_the_table_and_the_rest_stays(tmp_path: Path) -> None:
     assert "| networks, one a task | 0.8020 ±0.0020 | 0.6020 ±0.0020 | 2 | 200 | 2.0 s | 5 |" in made
     assert "old" not in made
     assert pages.with_tables(made, tmp_path) == made
+
+
+def test_architectures_are_judged_beside_hard_sharing_and_beside_single_task_models(tmp_path: Path) -> None:
+    path = results.new_path("census_sharing", "2026-01-02", "abc", tmp_path)
+    measured = compared([[0.9 + 0.001 * seed, 0.7] for seed in range(5)])
+    hard, worse = measured["rows"][1], copy.deepcopy(measured["rows"][1])
+    hard["name"], worse["name"] = "hard", "mmoe"
+    for run in worse["runs"]:
+        run["test"] = {"a": run["test"]["a"] - 0.05 - 0.001 * run["seed"] ** 2, "b": 0.7}
+    measured["rows"].append(worse)
+    results.append(path, record("census_sharing", measured))
+    made = pages.with_tables("<!-- benchmarks:census_sharing -->\n<!-- end -->\n", tmp_path)
+    assert "Better than `hard` beyond noise: none. Worse beyond noise: `mmoe`." in made
+    assert "better than single-task models" in made
 
 
 @pytest.mark.parametrize(
