@@ -16,9 +16,10 @@ _COLUMNS = {
     "torchjd": "torchjd",
     "torchjd, one row at a time": "torchjd, sequential",
     "torchjd, by Gramian": "torchjd, Gramian",
+    "LibMTL, MGDA": "LibMTL (MGDA)",
 }
 _GOALS = {"mlp8": 4.4, "mlp40": 12.0}
-_PEERS = [name for name in _COLUMNS if name.startswith("torchjd")]
+_PEERS = [name for name in _COLUMNS if name.startswith(("torchjd", "LibMTL"))]
 
 Results = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ def _verdicts(results: Results) -> str:
         goal = _GOALS.get(model, 1.05 * loop)
         said = f"{goal:g}" if model in _GOALS else f"1.05 of the bare loop, {goal:.2f}"
         peers = [sides[name]["ratio"] for name in _PEERS if name in sides]
-        against = f"; best of torchjd {min(peers):.2f}" if peers else ""
+        against = f"; best of the others {min(peers):.2f}" if peers else ""
         lines.append(f"- {title}: `auto` {auto:.2f} (goal: at most {said}: {_met(auto <= goal)}{against}).")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ import os
 import site
 import subprocess
 import sys
+import types
 import venv
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def environment(place: Path) -> Path:
         packages = next((place / "lib").glob("python*/site-packages"))
         (packages / "project.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
         for requirement in PEERS.values():
-            # LibMTL says that it needs torchvision and more; whether it runs without is seen below
+            # LibMTL names more than its weightings read: see `without_torchvision`
             extra = ["--no-deps"] if requirement.startswith("LibMTL") else []
             _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *extra, requirement])
         stamp.touch()
@@ -42,8 +43,23 @@ def measured_there(place: Path, *arguments: str) -> str:
     return ended.stdout
 
 
+def without_torchvision() -> None:
+    """Puts empty modules where LibMTL imports torchvision's.
+
+    It reads them for its ResNet only, and needs a module that torchvision has dropped years ago.
+    """
+    for name in ("torchvision", "torchvision.models", "torchvision.models.utils", "torchvision.transforms"):
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, module)
+    vars(sys.modules["torchvision.models.utils"]).setdefault("load_state_dict_from_url", None)
+
+
 def why_not(peer: str) -> str | None:
     """The message with which a peer refuses to be imported here; None if it runs."""
+    if peer == "LibMTL":
+        without_torchvision()
     try:
         importlib.import_module(MODULES[peer])
     except (ImportError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """Who takes a step, and how: plain PyTorch, polytask's engines, torchjd."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import polytask
 from benchmarks.balancing.models import Problem
+from benchmarks.balancing.peers import MODULES, without_torchvision
 
 Backward = Callable[[dict[str, Tensor], Tensor], Any]
 Side = Callable[[Problem, nn.ModuleDict], Backward]
@@ -148,6 +150,32 @@ def torchjd(chunk: int | None, *, gramian: bool = False) -> Side:
     return side
 
 
+def libmtl(name: str, **arguments: Any) -> Side:
+    """A weighting of LibMTL, whose wheel has no UPGrad, in a model of the form that it expects to be mixed into."""
+
+    def side(problem: Problem, model: nn.ModuleDict) -> Backward:
+        without_torchvision()
+        weighting = getattr(importlib.import_module(MODULES["LibMTL"]), name)
+        shared = list(model["trunk"].parameters())
+
+        def zero_grad(_: Any) -> None:  # it writes into gradients that are there
+            for parameter in shared:
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+
+        members = {
+            "task_num": problem.tasks,
+            "device": torch.device("cpu"),
+            "rep_grad": False,
+            "get_share_params": lambda _: iter(shared),
+            "zero_grad_share_params": zero_grad,
+        }
+        weigh = type(name, (weighting,), members)()
+        return lambda losses, _: weigh.backward(torch.stack(list(losses.values())), **arguments)
+
+    return side
+
+
 PLAIN: dict[str, Side] = {"ew": equal_weights, "loop": bare_loop, "representation floor": representation_floor}
 INTERVAL = 5
 ENGINES: dict[str, Side] = {
@@ -163,6 +191,7 @@ TORCHJD: dict[str, Side] = {
     "torchjd, one row at a time": torchjd(1),
     "torchjd, by Gramian": torchjd(1, gramian=True),
 }
+LIBMTL: dict[str, Side] = {"LibMTL, MGDA": libmtl("MGDA", mgda_gn="none")}
 LOSSES: dict[str, Side] = {
     "equal": loss_rule("equal"),
     "uncertainty": loss_rule("uncertainty"),

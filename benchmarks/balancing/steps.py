@@ -80,7 +80,8 @@ def memory(problem: Problem, name: str, side: sides.Side) -> float:
 def main(arguments: list[str]) -> None:
     what, *rest = arguments
     have_torchjd = peers.why_not("torchjd") is None
-    every = {**sides.PLAIN, **sides.ENGINES, **(sides.TORCHJD if have_torchjd else {})}
+    theirs = {**(sides.TORCHJD if have_torchjd else {}), **(sides.LIBMTL if peers.why_not("LibMTL") is None else {})}
+    every = {**sides.PLAIN, **sides.ENGINES, **theirs}
     if what == "steps":
         found: Any = summary(timed(PROBLEMS[rest[0]], every, float(rest[1])))
     elif what == "losses":
