@@ -11,6 +11,10 @@ MIB = 2**20
 KEPT_BY_TALL_MASKS = 99.0
 """Percent of the experts' accuracy that arXiv:2405.07813 reports TALL-masks to keep, at least."""
 
+APART = 2.0
+"""Percent between two means of shares below which nothing is said: a mean over five tasks of 250 test rows each, with
+scores near 0.85, has a standard error of about 1.2."""
+
 ORDERINGS = (
     ("adamerging", "task_arithmetic", "arXiv:2310.02575"),
     ("consensus_ties", "ties", "arXiv:2405.07813"),
@@ -75,12 +79,13 @@ def _sentences(results: Results) -> str:
 
 def _orderings(results: Results) -> str:
     """What the papers report, and what was found."""
-    rows = {row["name"]: row for row in results["rows"]}
+    rows = {row["name"].partition(" ")[0]: row for row in results["rows"]}
     sentences = [_of_tall_masks(results)]
     for name, other, paper in ORDERINGS:
         if name in rows and other in rows:
             ours, theirs = (_mean(results, rows[each]) for each in (name, other))
-            found = "so it is here" if ours > theirs else "**not so here**"
+            apart = "so it is here" if ours > theirs else "**not so here**"
+            found = apart if abs(ours - theirs) > APART else "not told apart here"
             sentences.append(
                 f"`{name}` beats `{other}` ({paper}): {found}, {_percent(ours)} beside {_percent(theirs)}."
             )

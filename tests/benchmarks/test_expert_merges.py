@@ -119,6 +119,8 @@ def test_the_words_tell_what_was_measured(measured: tuple[dict[str, Any], list[s
         ties[split] = {task: 2 * about[split] for task, about in better["tasks"].items()}
     assert "`ties` leads; it keeps 200.0 %" in page.blocks(better)[0]
     assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): so it is here, 200.0 % beside " in page.blocks(better)[1]
+    ties["test"] = next(row for row in better["rows"] if row["name"] == "task_arithmetic")["test"]
+    assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): not told apart here" in page.blocks(better)[1]
 
 
 def test_more_methods_join_only_on_the_same_experts(measured: tuple[dict[str, Any], list[str], Path]) -> None:
