@@ -60,6 +60,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "modality_masks": {"kind": "modality_masks", "heads": 2, "modalities": [5, 3]},
     "sequential_state": {"kind": "sequential_state", "modalities": [5, 2, 1], "state": 6, "hidden_size": 7},
     "layer_gates": {"kind": "layer_gates", "hidden_sizes": [7, 6], "start": 0.4},
+    "layer_groups": {"kind": "layer_groups", "hidden_sizes": [7, 6], "groups": [GROUPS, {"pair": ["click", "assays"]}]},
     "hmtl": {"kind": "hmtl", "hidden_size": 6, "depths": {"click": 1, "topic": 2}},
     "factorised": {"kind": "factorised", "rank": 5, "groups": {"reactions": ["click", "topic"]}},
     "level_attention": {"kind": "level_attention", "hidden_sizes": [7, 6], "width": 5},

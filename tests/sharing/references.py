@@ -348,6 +348,14 @@ def layer_gates_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tenso
     return x
 
 
+def layer_groups_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    x = encoder_reference(tensors, "sharing.encoder", inputs)
+    first = "chemistry" if task == "assays" else "reactions"
+    for level, group in enumerate((first, "topic" if task == "topic" else "pair")):
+        x = torch.relu(linear(tensors, f"sharing.levels.{level}.{group}", x))
+    return x
+
+
 def hmtl_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     z = encoder_reference(tensors, "sharing.encoder", inputs)
     x = torch.relu(linear(tensors, "sharing.layers.0", z))
@@ -448,6 +456,7 @@ REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "modality_masks": modality_masks_reference,
     "sequential_state": sequential_state_reference,
     "layer_gates": layer_gates_reference,
+    "layer_groups": layer_groups_reference,
     "hmtl": hmtl_reference,
     "factorised": factorised_reference,
     "level_attention": level_attention_reference,

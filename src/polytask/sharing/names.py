@@ -50,6 +50,7 @@ SHARING = Catalogue(
         "modality_masks": "polytask.sharing.modality_masks:ModalityMasks",
         "sequential_state": "polytask.sharing.sequential_state:SequentialState",
         "layer_gates": "polytask.sharing.layer_gates:LayerGates",
+        "layer_groups": "polytask.sharing.layer_groups:LayerGroups",
         "hmtl": "polytask.sharing.hmtl:HMTL",
         "factorised": "polytask.sharing.factorised:Factorised",
         "level_attention": "polytask.sharing.level_attention:LevelAttention",
