@@ -1,10 +1,10 @@
 """The benchmarks: their definitions, the store that only grows, and the documentation that is made from it."""
 
-from pathlib import copy
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import Path
 import polars as pl
 import pytest
 from benchmarks.__main__ import BY_NAME, main
