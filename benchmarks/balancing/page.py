@@ -81,10 +81,17 @@ def _memory(results: Results) -> str:
 
 
 def _fidelity(results: Results) -> str:
-    said = [f"`{name}` {found['median']:.4f} ({found['lowest']:.4f})" for name, found in results["fidelity"].items()]
+    found = results["fidelity"]
+    rules = found.get("rules", {"upgrad": {"cosines": found}})  # early results are of one rule
+    said = []
+    for rule, seen in rules.items():
+        cosines = [f"`{name}` {each['median']:.4f} ({each['lowest']:.4f})" for name, each in seen["cosines"].items()]
+        conflicts = f", where {seen['conflicts']:.0%} of the pairs conflict" if "conflicts" in seen else ""
+        said.append(f"{rule}{conflicts}: {listed(cosines)}")
     return (
         "Cosine of the update with the exact one at the same parameters and batch, median (lowest) over 200 steps of "
-        f"an MLP with 8 tasks, a quarter of the rows for `subset` and 10 steps for `interval`: {listed(said)}."
+        f"{found.get('problem', 'an MLP with 8 tasks')}, a quarter of the rows for `subset` and 10 steps for "
+        f"`interval`: {'; '.join(said)}."
     )
 
 
