@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from polytask.sharing.contract import MakeEncoder, Sharing
-from polytask.sharing.experts import Experts
+from polytask.sharing.experts import Experts, mixed
 from polytask.sharing.gates import Scores
 from polytask.sharing.groups import group_of
 from polytask.sharing.layers import Activation, NamedModules, Normalization, TaskModules, seeded
@@ -75,7 +75,7 @@ class HoME(Sharing):
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
         groups = list(dict.fromkeys(self.group_of[task] for task in tasks))
         common = self.meta_all.experts(representation)
-        stream = self.meta_all.mixture(representation, [common], own=common)
+        stream = self.meta_all.mixture(representation, [common])
         note_experts("level.0", numbered("shared", len(common)), common)
         for_all = self.for_all(stream)
         streams, for_group = {}, {}
@@ -83,20 +83,27 @@ class HoME(Sharing):
             unit = self.meta_groups[group]
             own = unit.experts(representation)
             note_experts("level.0", numbered(group, len(own)), own)
-            streams[group] = unit.mixture(representation, [own, common], own=own)
+            streams[group] = unit.mixture(representation, [own, common])
             for_group[group] = self.for_groups[group](streams[group])
         outputs = {}
-        for task in tasks:
-            group, unit = self.group_of[task], self.own[task]
-            own = unit.experts(streams[group])
-            banks = {task: own, group: for_group[group], "shared": for_all}
-            outputs[task] = unit.mixture(streams[group], list(banks.values()), own=own)
-            for owner, bank in banks.items():
-                note_experts("level.1", numbered(owner, len(bank)), bank)
-            if listening():
-                names = [name for owner, bank in banks.items() for name in numbered(owner, len(bank))]
-                note_gate("level.1", task, names, unit.weights(streams[group]))
-        return outputs
+        for group in groups:
+            members = [task for task in tasks if self.group_of[task] == group]
+            own = [self.own[task].experts(streams[group]) for task in members]
+            weights = torch.stack([self.own[task].own_and_seen(streams[group]) for task in members], dim=1)
+            seen, n = torch.cat([for_group[group], for_all]), len(own[0])  # what all members mix, in one product
+            weights = weights.to(seen.dtype)
+            mixtures = torch.einsum("btn,tnbd->btd", weights[..., :n], torch.stack(own)) + mixed(weights[..., n:], seen)
+            outputs |= dict(zip(members, mixtures.unbind(1), strict=True))
+            for task, bank in zip(members, own, strict=True):
+                self._note(task, {task: bank, group: for_group[group], "shared": for_all}, streams[group])
+        return {task: outputs[task] for task in tasks}
+
+    def _note(self, task: str, banks: Mapping[str, Tensor], stream: Tensor) -> None:
+        for owner, bank in banks.items():
+            note_experts("level.1", numbered(owner, len(bank)), bank)
+        if listening():
+            names = [name for owner, bank in banks.items() for name in numbered(owner, len(bank))]
+            note_gate("level.1", task, names, self.own[task].weights(stream))
 
 
 class GatedExperts(nn.Module):
@@ -115,7 +122,8 @@ class GatedExperts(nn.Module):
         self.up = nn.Linear(min(options.rank, width), width, bias=False)
 
     def forward(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "E B width"]:
-        return self.bank(x * 2 * torch.sigmoid(self.up(self.down(x))))
+        gate = self.up(self.down(x) / 2).tanh()  # 2 sigmoid(u) = 1 + tanh(u / 2), in one pass over x instead of two
+        return self.bank(torch.addcmul(x, x, gate.to(x.dtype)))
 
 
 class Unit(nn.Module):
@@ -136,7 +144,11 @@ class Unit(nn.Module):
         """How it weighs the experts of all units that it may see."""
         return self.gate(x).softmax(-1)
 
-    def mixture(self, x: Float[Tensor, "B d"], banks: list[Tensor], *, own: Tensor) -> Float[Tensor, "B width"]:
-        """The gate's mixture of the banks, and the unit's own experts through their own gate."""
-        mixture = torch.einsum("be,ebd->bd", self.weights(x).to(own.dtype), torch.cat(banks))
-        return mixture + torch.einsum("be,ebd->bd", torch.sigmoid(self.self_gate(x)).to(own.dtype), own)
+    def mixture(self, x: Float[Tensor, "B d"], banks: list[Tensor]) -> Float[Tensor, "B width"]:
+        """The gate's mixture of the banks, of which the first is the unit's own, and that one through its own gate."""
+        return mixed(self.own_and_seen(x).unsqueeze(1), torch.cat(banks)).squeeze(1)
+
+    def own_and_seen(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B experts"]:
+        """What each expert counts: the gate's weight; for the unit's own, which come first, their own gate's too."""
+        weights, own = self.weights(x), torch.sigmoid(self.self_gate(x))
+        return torch.cat([weights[:, : own.shape[1]] + own, weights[:, own.shape[1] :]], dim=1)
