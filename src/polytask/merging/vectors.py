@@ -54,10 +54,6 @@ class Vectors:
         for task, model in models.items():
             self._check(task, model)
 
-    @property
-    def has_base(self) -> bool:
-        return self._base is not None
-
     def shape(self, name: str) -> torch.Size:
         return self._known()[name].shape
 

@@ -122,7 +122,8 @@ def _shifts(session: MergeSession, radius: float) -> Shifts:
         name, output = session.first_layer(session.vectors.expert(task), task, session.batch(task, 0))
         shape = output.shape[-1:] if output.dim() == 3 else output.shape[1:]
         size = float(output.square().mean().sqrt())
-        found[task] = (name, torch.zeros(shape, dtype=output.dtype, requires_grad=True), radius * size)
+        added = torch.zeros(shape, dtype=output.dtype, device=output.device, requires_grad=True)
+        found[task] = (name, added, radius * size)
     return found
 
 
