@@ -117,3 +117,17 @@ def test_fewer_experts_than_are_chosen(kind: str) -> None:
 def test_a_selection_that_is_not_there() -> None:
     with pytest.raises(UnknownName, match=r"gate: no selection 'topk' \(did you mean 'top_k'"):
         gates(select="topk")
+
+
+@pytest.mark.parametrize("experts", [6, 8])
+def test_a_code_that_has_become_binary_gives_finite_gradients(experts):
+    """Beyond the step's ends a bit is 0 or 1, codes are 0, and the slope of x log x there is infinite."""
+    select = DSelectK()
+    scores = torch.full((3, select.scores(experts)), 0.6)
+    scores[1] = -0.6
+    scores[2, -1] = 0.2
+    scores.requires_grad_()
+    penalty = select.penalty(scores, experts)
+    (penalty + select.weights(scores, experts).square().sum()).backward()
+    assert penalty.isfinite()
+    assert scores.grad.isfinite().all()

@@ -121,7 +121,8 @@ class DSelectK(Selection):
         if self.entropy == 0:
             return None
         codes = self._codes(scores, experts)
-        total = -torch.xlogy(codes, codes).sum((-2, -1)).mean()
+        positive = torch.where(codes > 0, codes, 1.0)  # 0 log 0 is 0, but its slope is infinite, times 0 at the end
+        total = -(positive * positive.log()).sum((-2, -1)).mean()
         if experts < codes.shape[-1]:
             inside = codes[..., :experts].sum(-1).clamp(min=1e-6)
             total = total + (1 / inside).sum(-1).mean()
