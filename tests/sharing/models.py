@@ -61,6 +61,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "sequential_state": {"kind": "sequential_state", "modalities": [5, 2, 1], "state": 6, "hidden_size": 7},
     "layer_gates": {"kind": "layer_gates", "hidden_sizes": [7, 6], "start": 0.4},
     "layer_groups": {"kind": "layer_groups", "hidden_sizes": [7, 6], "groups": [GROUPS, {"pair": ["click", "assays"]}]},
+    "slimmable": {"kind": "slimmable", "hidden_sizes": [7, 6], "decoder_sizes": [5, 4], "shares": [0.5, 1.0]},
     "hmtl": {"kind": "hmtl", "hidden_size": 6, "depths": {"click": 1, "topic": 2}},
     "factorised": {"kind": "factorised", "rank": 5, "groups": {"reactions": ["click", "topic"]}},
     "level_attention": {"kind": "level_attention", "hidden_sizes": [7, 6], "width": 5},

@@ -356,6 +356,14 @@ def layer_groups_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tens
     return x
 
 
+def slimmable_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """At full width."""
+    x = encoder_reference(tensors, "sharing.encoder", inputs)
+    for layer in ("layers.0", "layers.1", f"decoders.{task}.0", f"decoders.{task}.1"):
+        x = torch.relu(linear(tensors, f"sharing.{layer}", x))
+    return x
+
+
 def hmtl_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     z = encoder_reference(tensors, "sharing.encoder", inputs)
     x = torch.relu(linear(tensors, "sharing.layers.0", z))
@@ -457,6 +465,7 @@ REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "sequential_state": sequential_state_reference,
     "layer_gates": layer_gates_reference,
     "layer_groups": layer_groups_reference,
+    "slimmable": slimmable_reference,
     "hmtl": hmtl_reference,
     "factorised": factorised_reference,
     "level_attention": level_attention_reference,

@@ -50,7 +50,7 @@ def test_a_task_alone_costs_what_a_model_of_that_task_alone_costs(kind: str, tas
 
 def flops(model: MultiTaskModel, inputs: dict[str, Tensor], tasks: list[str] | None) -> int:
     with FlopCounterMode(display=False) as counter:
-        model(inputs, tasks)
+        model.eval()(inputs, tasks)
     return counter.get_total_flops()
 
 

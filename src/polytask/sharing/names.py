@@ -51,6 +51,7 @@ SHARING = Catalogue(
         "sequential_state": "polytask.sharing.sequential_state:SequentialState",
         "layer_gates": "polytask.sharing.layer_gates:LayerGates",
         "layer_groups": "polytask.sharing.layer_groups:LayerGroups",
+        "slimmable": "polytask.sharing.slimmable:Slimmable",
         "hmtl": "polytask.sharing.hmtl:HMTL",
         "factorised": "polytask.sharing.factorised:Factorised",
         "level_attention": "polytask.sharing.level_attention:LevelAttention",
