@@ -148,7 +148,7 @@ def test_the_command_says_what_is_read_and_what_was(runs: Path, tmp_path: Path, 
         ({"rule": {"kind": "adamerging", "steps": 0}}, "steps is 0; allowed: a number in [1, inf)"),
         (
             {"rule": "ties"},
-            "plan.data is {'split': 'valid', 'rows': 10, 'batch_size': 4}; allowed: nothing: rule 'ties'",
+            "allowed: nothing: rule 'ties' reads no data",
         ),
         ({"data": {"split": "test"}}, "plan.data.split is 'test'; allowed: 'train' or 'valid'"),
         ({"data": {"row": 3}}, "plan.data: no key 'row' (did you mean 'rows'?)"),
