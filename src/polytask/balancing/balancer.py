@@ -156,8 +156,10 @@ class Balancer:
             forward = self._clusters.joining(forward, given[-1][1], self.step)
             given = [self._clusters.joined(*each, self.step) for each in given]
             subset = None if subset is None else self._clusters.joined(subset, None, self.step)[0]
+        named = named_parameters(model)
         parts, self._parts = self._parts, None  # a step that fails is over
-        found, batches = self._losses(given, model) if parts is None else self._whole(parts, given[0], model, scaler)
+        whole = None if parts is None else self._whole(parts, given[0], named, scaler)
+        found, batches = self._losses(given, named) if whole is None else (whole, None)
         if self._is_empty(found):
             return BackwardReport([], found.values, {})
         step = Step(
@@ -167,7 +169,7 @@ class Balancer:
             losses=_scaled(found.local, scaler),
             batches=None if batches is None else replace(batches, losses=[_scaled(b, scaler) for b in batches.losses]),
             priority=self._priority(found.tasks),
-            named=named_parameters(model),
+            named=named,
             factor=None if scaler is None else float(scaler.get_scale()),
             shared=shared,
             representation=[representation] if isinstance(representation, Tensor) else list(representation or ()),
@@ -303,14 +305,12 @@ class Balancer:
             return new_applied()
         return ProcedureRules(lambda: self._new_rule(self.tasks or []), new_applied)
 
-    def _whole(
-        self, parts: MicroBatches, last: tuple[Any, Any], model: Model | None, scaler: Any
-    ) -> tuple[StepLosses, None]:
+    def _whole(self, parts: MicroBatches, last: Any, named: Mapping[str, Tensor], scaler: Any) -> StepLosses:
         """The losses over all parts of the step, this the last."""
-        named, (losses, counts) = named_parameters(model), last
+        losses, counts = last
         self._learn_tasks(losses)
         parts.add(losses, counts, named, self.step, 1.0 if scaler is None else float(scaler.scale(torch.ones(()))))
-        return parts.losses(self.tasks or [], next(iter(named.values())).device), None
+        return parts.losses(self.tasks or [], next(iter(named.values())).device)
 
     def _is_empty(self, found: StepLosses) -> bool:
         """Whether no process has a label, which is no error where there are several; NotFinite names a bad loss."""
@@ -362,12 +362,12 @@ class Balancer:
         where = f"rule {self.spec.name!r}"
         return in_batches(losses, counts, where) if self.spec.double_sampling else [(one_batch(losses, where), counts)]
 
-    def _losses(self, given: Sequence[tuple[Any, Any]], model: Model | None) -> tuple[StepLosses, Batches | None]:
+    def _losses(self, given: Sequence[Any], named: Mapping[str, Tensor]) -> tuple[StepLosses, Batches | None]:
         """(the step's losses, its independent batches where the rule reads some)."""
         found = []
         for losses, counts in given:
             self._learn_tasks(losses)
-            found.append(step_losses(losses, counts, self.tasks, named_parameters(model)))
+            found.append(step_losses(losses, counts, self.tasks, named))
         return independent(found) if self.spec.double_sampling else (found[0], None)
 
     def _learn_tasks(self, losses: Mapping[str, Tensor]) -> None:

@@ -65,10 +65,8 @@ class ExactEngine(Engine):
         for row, task in enumerate(tasks):
             found: dict[str, Tensor] = {}
             if task in losses:
-                with usable_graph(f"task {task!r}", step), _after_hooks(layers) as hooked:
-                    bit = 1 << list(losses).index(task)
-                    found = _gradients(losses[task], part, row, layers, bit, keep_graph=task != last)
-                found |= hooked
+                with usable_graph(f"task {task!r}", step):
+                    found = _gradients(losses, task, part, row, layers, keep_graph=task != last)
             for layer in layers:
                 layer.write(row, [found.pop(_edge(layer, i), None) for i in range(len(layer.layer.uses))])
             for name, stack in stacks.items():
@@ -91,7 +89,13 @@ class ExactEngine(Engine):
 
 
 def _gradients(
-    loss: Tensor, part: Partition, row: int, layers: Sequence[LayerGradients], bit: int, *, keep_graph: bool
+    losses: Mapping[str, Tensor],
+    task: str,
+    part: Partition,
+    row: int,
+    layers: Sequence[LayerGradients],
+    *,
+    keep_graph: bool,
 ) -> dict[str, Tensor]:
     """Name -> gradient of what the task of this row reaches; of layers, that of the output of each use."""
     inside = {name for layer in layers for name in layer.layer.names}
@@ -101,11 +105,16 @@ def _gradients(
         for (name, tensor), used in zip(part.parameters.items(), reaches, strict=True)
         if used and name not in inside
     }
+    if not layers:
+        return differentiated(losses[task], wanted, keep_graph=keep_graph)
+    bit = 1 << list(losses).index(task)
     for layer in layers:
         for number, use in enumerate(layer.layer.uses):
             if use.mask & bit:
                 wanted[_edge(layer, number)] = GradientEdge(use.node, 0)
-    return differentiated(loss, wanted, keep_graph=keep_graph)
+    with _after_hooks(layers) as hooked:
+        found = differentiated(losses[task], wanted, keep_graph=keep_graph)
+    return found | hooked
 
 
 @contextmanager
