@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from polytask.core.inputs import InputSchema
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
+from polytask.sharing.encoders.contract import evaluating
 
 TASKS = [f"task_{number}" for number in range(8)]
 INPUTS, WIDTH, EXPERT, BATCH = 256, 256, 64, 1024
@@ -105,8 +106,8 @@ def measured(steps: int = 60) -> dict[str, Any]:
 
 
 def multiply_adds(model: MultiTaskModel, inputs: dict[str, Tensor], tasks: list[str]) -> int:
-    """Of a row's way through the model."""
-    with FlopCounterMode(display=False) as counter:
+    """Of a row's way through the model, as it is used: what draws its widths while it learns has all of them."""
+    with evaluating(model), FlopCounterMode(display=False) as counter:
         model(inputs, tasks)
     return counter.get_total_flops() // 2 // len(next(iter(inputs.values())))
 
