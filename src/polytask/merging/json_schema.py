@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.constraints import Parameter, PerTask
+from polytask.core.names import LEARNED
 from polytask.merging.contract import find_method, find_transform, method_names, transform_names
-from polytask.merging.learning import find_learned, learned_names
+from polytask.merging.learning import find_learned
 from polytask.merging.plan import MergePlan
 
 FILE = "plan.schema.json"
@@ -30,7 +31,7 @@ def plan_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Value"] = _VALUE
     methods = {name: find_method(name).parameters for name in method_names()}
-    methods |= {name: find_learned(name).parameters for name in learned_names()}
+    methods |= {name: find_learned(name).parameters for name in LEARNED}
     transforms = {name: find_transform(name).parameters for name in transform_names()}
     definitions["RuleChoice"] |= _choice(methods)
     definitions["TransformChoice"] |= _choice(transforms)
