@@ -28,9 +28,9 @@ class M3ViT(Dense):
 
     Source: Liang et al. 2022, arXiv:2210.14793 (M3ViT): mixture-of-experts layers in a vision transformer, a router a
     task, experts of 1 / k of the inner width; one task runs its own path only.
-    Departures: tokens are the pixels of a pyramid's coarsest map in place of patches; no noise is added to the
-    routers' scores; the term that evens out the experts' use is the squared coefficient of variation of their weights
-    (Shazeer et al. 2017, arXiv:1701.06538), a task at a time.
+    Departures: the paper's full text was not at hand when this was written; tokens are the pixels of a pyramid's
+    coarsest map in place of patches; no noise is added to the routers' scores; the term that evens out the experts' use
+    is the squared coefficient of variation of their weights (Shazeer et al. 2017, arXiv:1701.06538), a task at a time.
     Cost: the first layer once; for each named task every other layer, whose experts read k tokens for each: 8 x
     feedforward / 4 x width^2 multiply-adds a token whatever their number, and L x experts x width for the routers.
     """

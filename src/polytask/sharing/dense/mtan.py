@@ -19,9 +19,10 @@ class MTAN(Dense):
     """Level j of task t is a_j * p_j with the mask a_j = sigmoid(h(relu(g([p_j, f(a_(j-1) p_(j-1))])))).
 
     Source: Liu, Johns and Davison 2019, arXiv:1803.10704, the attention modules of the shared network's way down.
-    Departures: a level of any pyramid gives one map, so the mask reads the map that it masks, where the paper's reads
-    an earlier one of the same block; group normalisation for batch normalisation; f brings the masked map to the next
-    level's size by interpolation, not by max-pooling; the way up is the decoder, without attention modules.
+    Departures: the paper's full text was not at hand when this was written; a level of any pyramid gives one map, so
+    the mask reads the map that it masks, where the paper's reads an earlier one of the same block; group normalisation
+    for batch normalisation; f brings the masked map to the next level's size by interpolation, not by max-pooling; the
+    way up is the decoder, without attention modules.
     Cost: for each named task and level 2 x channels^2 and 9 x channels x channels of the next level multiply-adds a
     pixel, beside its decoder.
     """
