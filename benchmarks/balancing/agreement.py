@@ -1,4 +1,4 @@
-"""Whether a rule's combined gradient is that of torchjd, on random Jacobians, both at the paper's parameters."""
+"""Whether a rule's combined gradient is another library's, on random Jacobians, both at the paper's parameters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.balancing.libmtl import mixed_in
 from polytask.core.rules import find
 from polytask.core.state import Rule
 
@@ -34,9 +35,38 @@ _PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "graddrop": ({}, "GradDrop", {}),
 }
 
+# rule -> (its parameters, LibMTL's weighting, its arguments, tasks); its CAGrad is written for three tasks
+_LIBMTL: dict[str, tuple[dict[str, Any], str, dict[str, Any], int]] = {
+    "mgda": ({}, "MGDA", {"mgda_gn": "none"}, _TASKS),
+    "pcgrad": ({}, "PCGrad", {}, _WITHOUT_ORDER),
+    "gradvac": ({"beta": 0.5}, "GradVac", {"beta": 0.5}, _WITHOUT_ORDER),
+    "cagrad": ({"c": 0.5}, "CAGrad", {"calpha": 0.5, "rescale": 1}, 3),
+    "imtl_g": ({}, "IMTL", {}, _TASKS),
+}
+
+
+def compared_with_libmtl() -> dict[str, dict[str, Any]]:
+    """As `compared`; LibMTL computes in float32."""
+    found = {}
+    for name, (parameters, peer, arguments, tasks) in _LIBMTL.items():
+        aggregator = partial(partial, _by_libmtl, peer, arguments)
+        try:
+            found[name] = {"peer": peer, "tasks": tasks, **_difference(name, parameters, aggregator, tasks)}
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            found[name] = {"peer": peer, "error": f"{type(error).__name__}: {error}"}
+    return found
+
+
+def _by_libmtl(name: str, arguments: dict[str, Any], jacobian: Tensor) -> Tensor:
+    parameter = torch.zeros(jacobian.shape[1], requires_grad=True)
+    losses = 1.0 + jacobian.float() @ parameter
+    mixed_in(name, len(jacobian), [parameter]).backward(losses, **arguments)
+    assert parameter.grad is not None
+    return parameter.grad.double()
+
 
 def compared() -> dict[str, dict[str, Any]]:
-    """Rule -> the largest relative difference of the combined gradients, with the best factor between the two.
+    """Rule -> the largest relative difference of torchjd's combined gradient, with the best factor between the two.
 
     What is drawn at random differs, as the generators do, so rules that draw an order are compared with two tasks.
     """
@@ -45,15 +75,18 @@ def compared() -> dict[str, dict[str, Any]]:
     found = {}
     for name, (parameters, peer, arguments) in _PAIRS.items():
         try:
-            found[name] = {"peer": peer, **_difference(name, parameters, partial(getattr(theirs, peer), **arguments))}
+            tasks = _WITHOUT_ORDER if name in _RANDOM_ORDER else _TASKS
+            aggregator = partial(getattr(theirs, peer), **arguments)
+            found[name] = {"peer": peer, **_difference(name, parameters, aggregator, tasks)}
         except (RuntimeError, TypeError, ValueError) as error:
             found[name] = {"peer": peer, "error": f"{type(error).__name__}: {error}"}
     return found
 
 
-def _difference(name: str, parameters: dict[str, Any], aggregator: Callable[[], Any]) -> dict[str, Any]:
+def _difference(
+    name: str, parameters: dict[str, Any], aggregator: Callable[[], Callable[[Tensor], Tensor]], tasks: int
+) -> dict[str, Any]:
     spec = find(name)
-    tasks = _WITHOUT_ORDER if name in _RANDOM_ORDER else _TASKS
     worst, factors = 0.0, []
     for draw in range(_DRAWS):
         jacobian = torch.randn(tasks, _SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(draw))

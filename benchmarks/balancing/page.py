@@ -120,26 +120,30 @@ def _solvers(results: Results) -> str:
 
 
 def _agreement(results: Results) -> str:
-    rows = [["rule", "torchjd", "difference", "factor"]]
-    for name, found in results["agreement"].items():
-        if "error" in found:
-            rows.append([f"`{name}`", found["peer"], f"`{found['error']}`", ""])
-            continue
-        low, high = found["factors"]
-        factor = f"{low:.4f}" if high - low < 1e-4 else f"{low:.4f} to {high:.4f}"
-        difference = f"{found['difference']:.1e}"
-        rows.append(
-            [f"`{name}`", found["peer"], difference if found["difference"] <= 1e-5 else f"**{difference}**", factor]
-        )
+    rows = [["rule", "beside", "difference", "factor"]]
+    found = results["agreement"]
+    libraries = found if "torchjd" in found else {"torchjd": found}  # the first records have torchjd's alone
+    for library, rules in libraries.items():
+        rows += [_agreement_row(name, library, about) for name, about in rules.items()]
     if len(rows) == 1:
-        return "torchjd was not there to compare with."
+        return "No other library was there to compare with."
     text = (
-        "Combined gradients beside torchjd's on 20 random Jacobians: the largest relative difference after the best "
-        "factor between the two, and that factor. More than 1e-5 is in bold; the docstrings say why. Rules that draw "
-        "an order (PCGrad, GradVac) are compared with two tasks, where there is none; GradDrop draws signs, each "
-        "library its own."
+        "Combined gradients beside other libraries' on 20 random Jacobians: the largest relative difference after the "
+        "best factor between the two, and that factor. More than 1e-5 is in bold; the docstrings say why. Rules that "
+        "draw an order (PCGrad, GradVac) are compared with two tasks, where there is none; GradDrop draws signs, each "
+        "library its own. LibMTL computes in float32, and its CAGrad takes three tasks only."
     )
     return f"{text}\n\n{_table(rows)}"
+
+
+def _agreement_row(name: str, library: str, about: Mapping[str, Any]) -> list[str]:
+    beside = f"{library}'s {about['peer']}"
+    if "error" in about:
+        return [f"`{name}`", beside, f"`{about['error']}`", ""]
+    low, high = about["factors"]
+    factor = f"{low:.4f}" if high - low < 1e-4 else f"{low:.4f} to {high:.4f}"
+    difference = f"{about['difference']:.1e}"
+    return [f"`{name}`", beside, difference if about["difference"] <= 1e-5 else f"**{difference}**", factor]
 
 
 def _met(is_met: bool) -> str:

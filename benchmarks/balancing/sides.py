@@ -1,6 +1,5 @@
 """Who takes a step, and how: plain PyTorch, polytask's engines, torchjd."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import polytask
+from benchmarks.balancing.libmtl import mixed_in
 from benchmarks.balancing.models import Problem
-from benchmarks.balancing.peers import MODULES, without_torchvision
 
 Backward = Callable[[dict[str, Tensor], Tensor], Any]
 Side = Callable[[Problem, nn.ModuleDict], Backward]
@@ -151,27 +150,11 @@ def torchjd(chunk: int | None, *, gramian: bool = False) -> Side:
 
 
 def libmtl(name: str, **arguments: Any) -> Side:
-    """A weighting of LibMTL, whose wheel has no UPGrad, in a model of the form that it expects to be mixed into."""
+    """A weighting of LibMTL, whose wheel has no UPGrad."""
 
     def side(problem: Problem, model: nn.ModuleDict) -> Backward:
-        without_torchvision()
-        weighting = getattr(importlib.import_module(MODULES["LibMTL"]), name)
-        shared = list(model["trunk"].parameters())
-
-        def zero_grad(_: Any) -> None:  # it writes into gradients that are there
-            for parameter in shared:
-                if parameter.grad is not None:
-                    parameter.grad.zero_()
-
-        members = {
-            "task_num": problem.tasks,
-            "device": torch.device("cpu"),
-            "rep_grad": False,
-            "get_share_params": lambda _: iter(shared),
-            "zero_grad_share_params": zero_grad,
-        }
-        weigh = type(name, (weighting,), members)()
-        return lambda losses, _: weigh.backward(torch.stack(list(losses.values())), **arguments)
+        weighting = mixed_in(name, problem.tasks, list(model["trunk"].parameters()))
+        return lambda losses, _: weighting.backward(torch.stack(list(losses.values())), **arguments)
 
     return side
 

@@ -80,7 +80,8 @@ def memory(problem: Problem, name: str, side: sides.Side) -> float:
 def main(arguments: list[str]) -> None:
     what, *rest = arguments
     have_torchjd = peers.why_not("torchjd") is None
-    theirs = {**(sides.TORCHJD if have_torchjd else {}), **(sides.LIBMTL if peers.why_not("LibMTL") is None else {})}
+    have_libmtl = peers.why_not("LibMTL") is None
+    theirs = {**(sides.TORCHJD if have_torchjd else {}), **(sides.LIBMTL if have_libmtl else {})}
     every = {**sides.PLAIN, **sides.ENGINES, **theirs}
     if what == "steps":
         found: Any = summary(timed(PROBLEMS[rest[0]], every, float(rest[1])))
@@ -93,7 +94,10 @@ def main(arguments: list[str]) -> None:
             for key, problem in PROBLEMS.items()
         }
     elif what == "agreement":
-        found = agreement.compared() if have_torchjd else {}
+        found = {
+            "torchjd": agreement.compared() if have_torchjd else {},
+            "LibMTL": agreement.compared_with_libmtl() if have_libmtl else {},
+        }
     else:
         found = {peer: peers.why_not(peer) for peer in peers.PEERS}
     json.dump(found, sys.stdout)

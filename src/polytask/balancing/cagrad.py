@@ -7,7 +7,8 @@ Departures  the inner problem is solved exactly, where the authors' code takes 2
             at Pareto-stationary points (a zero gradient among them), when leaving every loss as it is is within reach,
             the nearest to g_0 is taken: its projection onto the directions that conflict with no task. torchjd 0.18
             hands the inner problem to an interior-point solver, whose accuracy leaves it up to 1.1e-4 of its length
-            away on random Jacobians, and returns 0 where the combination of the tasks is shorter than 1e-4.
+            away on random Jacobians, and returns 0 where the combination of the tasks is shorter than 1e-4. LibMTL
+            1.1.5 takes three tasks only, and ends up to 2.7e-4 of its length away.
 Cost        a few solves of size T; where those do not settle, a few bounded quadratic programs.
 """
 

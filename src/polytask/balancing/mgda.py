@@ -3,7 +3,8 @@
 Source      Desideri 2012, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization";
             for deep networks Sener and Koltun 2018, arXiv:1810.04650.
 Departures  the minimum is found exactly by an active-set method, where Sener and Koltun stop a Frank-Wolfe iteration
-            early; gradients are not normalised, as in both papers' formulas.
+            early; gradients are not normalised, as in both papers' formulas. LibMTL 1.1.5, whose iteration is that one
+            in float32, ends up to 5.4e-5 of its length away on random Jacobians.
 Cost        about T solves of size T; see core.geometry.min_norm_point.
 """
 
