@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sharing.models import CASES, SHARING_OPTIONS, on_pictures
+from tests.sharing.models import CASES, SHARING_OPTIONS, TABLE, on_pictures
 
 import polytask
 from polytask.sharing import SHARING
@@ -24,7 +24,7 @@ def table() -> dict[str, np.ndarray]:
     """Half of the labels are missing; in batches of three rows a task is often absent."""
     draw = np.random.default_rng(0)
     columns = {f"x{number}": draw.normal(size=30) for number in range(5)}
-    columns |= {f"c{number}": draw.choice(list("abc"), size=30) for number in range(3)}
+    columns |= {name: draw.choice(list("abc"), size=30) for name in TABLE.names}
     labels = {
         "click": draw.integers(0, 2, 30).astype(float),
         "topic": draw.normal(size=30),
