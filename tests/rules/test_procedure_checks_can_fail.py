@@ -133,9 +133,7 @@ def test_a_parameter_without_a_constraint_is_seen() -> None:
 
 def test_refusals_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """What every procedure gets from the balancer cannot be wrong in one of them: without it the check fails."""
-    from polytask.balancing.balancer import Balancer
-
-    monkeypatch.setattr(Balancer, "_require", lambda self, model, forward, counts, scaler: None)
+    monkeypatch.setattr("polytask.balancing.balancer.require", lambda spec, applied, **given: None)
     with pytest.raises(CheckFailure, match="fails 1 of 1"):
         check_rule(wrong(right, **started(Steps)), only=["refuses_what_it_cannot_use"])
 
