@@ -1,6 +1,7 @@
 """For each check of a procedure a rule that is wrong in that way: the check must say so."""
 
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -133,7 +134,8 @@ def test_a_parameter_without_a_constraint_is_seen() -> None:
 
 def test_refusals_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """What every procedure gets from the balancer cannot be wrong in one of them: without it the check fails."""
-    monkeypatch.setattr("polytask.balancing.balancer.require", lambda spec, applied, **given: None)
+    balancer = sys.modules["polytask.balancing.balancer"]  # the package has a function of this name
+    monkeypatch.setattr(balancer, "require", lambda spec, applied, **given: None)
     with pytest.raises(CheckFailure, match="fails 1 of 1"):
         check_rule(wrong(right, **started(Steps)), only=["refuses_what_it_cannot_use"])
 
