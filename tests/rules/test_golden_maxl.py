@@ -144,6 +144,14 @@ def test_masked_softmax_and_losses_by_hand() -> None:
     assert collapse(labels).item() == pytest.approx(-entropy)
 
 
+def test_a_class_that_no_row_has_any_more_leaves_gradients_finite() -> None:
+    outputs = torch.tensor([[200.0, 0.0, 0.0], [300.0, 0.0, 1.0]], requires_grad=True)
+    labels = masked_softmax(outputs, torch.tensor([0, 0]), [2, 1])
+    assert labels[:, 1].tolist() == [0.0, 0.0]
+    (grad,) = torch.autograd.grad(collapse(labels), outputs)
+    assert grad.isfinite().all()
+
+
 def test_what_does_not_fit() -> None:
     model = Networks()
     with pytest.raises(MissingInput, match="no trained parameter of the generator 'generater'; names begin with trunk"):
