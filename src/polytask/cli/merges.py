@@ -55,7 +55,7 @@ def listed(specs: list[Spec]) -> list[tuple[str, str]]:
     rows = []
     for spec in specs:
         parameters = f"parameters {', '.join(spec.parameters)}; " if spec.parameters else ""
-        reads = f"labels {spec.reads}; " if isinstance(spec, LearnedSpec) else ""
+        reads = f"reads labels: {spec.reads}; " if isinstance(spec, LearnedSpec) else ""
         about = spec.summary.partition(": ")[2] or spec.summary
         rows.append((spec.name, f"{about}\n{reads}{parameters}{spec.source}"))
     return rows
@@ -75,7 +75,7 @@ def fields(spec: Spec) -> list[tuple[str, str]]:
     rows = [("Parameters", "\n".join(about) or "none")]
     if isinstance(spec, LearnedSpec):
         plan = f"rule: {spec.name}, data: {{split: valid, rows: 256}}"
-        return [("Labels", spec.reads), *rows, ("In a plan", plan)]
+        return [("Reads labels", spec.reads), *rows, ("In a plan", plan)]
     if not isinstance(spec, MethodSpec):
         return [*rows, ("In a plan", f"transforms: [{spec.name}]")]
     command = f"polytask merge --rule {spec.name} --base BASE --task NAME=MODEL --out DIR"

@@ -87,13 +87,13 @@ def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
     from polytask.cli import merges
     from polytask.cli.showing import console
 
-    rows = []
-    for spec in specs:
-        about = spec.summary.partition(": ")[2] or spec.summary
-        parameters = f"; parameters {', '.join(spec.parameters)}" if spec.parameters else ""
-        rows.append((spec.name, f"{about}\nneeds {' and '.join(spec.needs)}{parameters}; {spec.source}"))
     screen = console()
-    screen.print(_grid(rows))
+    screen.print(
+        "Rules that balance tasks while they train; those that need gram or stack alone merge too:\n", soft_wrap=True
+    )
+    screen.print(_grid([_row(spec) for spec in specs if not _merges(spec)]))
+    screen.print("\nRules that merge models:\n", soft_wrap=True)
+    screen.print(_grid([_row(spec) for spec in specs if _merges(spec)]))
     screen.print("\nAttachments, at the representation that tasks share, beside any rule:\n", soft_wrap=True)
     screen.print(_grid(attached))
     of_merges = {
@@ -106,6 +106,17 @@ def _list(specs: list[Any], attached: list[tuple[str, str]]) -> None:
         screen.print(_grid(merges.listed(specs_of)))
     text = "One in full: polytask rules NAME. In a recipe: train: {rule: NAME, attachments: [NAME]}."
     screen.print(f"\n{text}", soft_wrap=True, markup=False)
+
+
+def _row(spec: Any) -> tuple[str, str]:
+    about = spec.summary.partition(": ")[2] or spec.summary
+    parameters = f"; parameters {', '.join(spec.parameters)}" if spec.parameters else ""
+    return spec.name, f"{about}\nneeds {' and '.join(spec.needs)}{parameters}; {spec.source}"
+
+
+def _merges(spec: Any) -> bool:
+    """Whether a rule was written for merging, not for training."""
+    return spec.function.__module__.startswith("polytask.merging.")
 
 
 def _show(spec: Any) -> None:
