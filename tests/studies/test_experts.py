@@ -8,7 +8,7 @@ from tests.training.runs import job
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
-from polytask.core.errors import CheckpointError
+from polytask.core.errors import BadValue, CheckpointError
 from polytask.studies.experts import JOINT, Experts, train_experts
 
 TASKS = {"click": "binary", "topic": "multiclass"}
@@ -67,3 +67,10 @@ def test_another_recipe_is_refused(trained: tuple[Path, Experts]) -> None:
     out, _ = trained
     with pytest.raises(CheckpointError, match="another recipe"):
         train_experts(job(**SMALL, train__batch_size=16), out)
+
+
+def test_a_task_is_not_called_as_the_run_on_all_tasks(tmp_path: Path) -> None:
+    """Which would take its place: its expert would not be trained."""
+    named = job(**{**SMALL, "tasks": {JOINT: {"kind": "binary", "label": "click"}, "topic": "multiclass"}})
+    with pytest.raises(BadValue, match="experts: the name of a task is 'joint'"):
+        train_experts(named, tmp_path / "out", joint=True)

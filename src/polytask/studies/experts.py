@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from polytask.checkpoints import point, pointed
+from polytask.core.errors import BadValue
 from polytask.sharing import ModelSpec
 from polytask.studies.baseline import single_task
 from polytask.training import snapshot
@@ -50,8 +51,11 @@ def train_experts(job: Job, out: Path, *, joint: bool = False, listeners: Sequen
         listeners: called with every event, and {"event": "run", "index", "of", "name"} before each run.
 
     Raises:
+        BadValue: a task is called as the run on all tasks is, where there is to be one.
         CheckpointError: `out` holds runs of another recipe.
     """
+    if joint and JOINT in job.tasks:
+        raise BadValue("the name of a task", JOINT, "another name: the run on all tasks is called that", "experts")
     runs = {task: (Path(out) / EXPERTS / quote(task, safe=""), single_task(job, task)) for task in job.tasks}
     if joint:
         runs[JOINT] = (Path(out) / JOINT, job)
