@@ -8,11 +8,17 @@ from torch import Tensor, nn
 
 from polytask.sharing.dense.decoders import Decoders
 from polytask.sharing.encoders.contract import Encoder
-from polytask.sharing.spec import EncoderOptions, SharingOptions
+from polytask.sharing.spec import DecoderSpec, EncoderOptions, SharingOptions
 
 
 class MakeEncoder(Protocol):
-    """Gives a new encoder at each call, always with the same start."""
+    """Gives a new encoder at each call, always with the same start.
+
+    Attributes:
+        decoder: what a recipe says of the tasks' decoders, for encoders that give a pyramid.
+    """
+
+    decoder: DecoderSpec | None
 
     def __call__(self) -> Encoder: ...
 
@@ -24,8 +30,7 @@ class MakeEncoder(Protocol):
 class Sharing(nn.Module):
     """How tasks share an encoder.
 
-    A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`,
-    and with `decoder`, a DecoderSpec or None, if it reads pyramids;
+    A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`;
     what belongs to one task only lies in `TaskModules`, started from `seeded(seed, what, task)`, so that it depends on
     no other task.
     """

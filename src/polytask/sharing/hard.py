@@ -9,7 +9,7 @@ from torch import Tensor
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.dense.decoders import decoders_for
 from polytask.sharing.encoders.levels import packed, unpacked
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 
 
 class Hard(Sharing):
@@ -27,17 +27,10 @@ class Hard(Sharing):
 
         kind: Literal["hard"] = "hard"
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
-        self.decoders = decoders_for(self.encoder, tasks, decoder, seed)
+        self.decoders = decoders_for(self.encoder, tasks, make_encoder.decoder, seed)
         self.width = self.encoder.width if self.decoders is None else self.decoders.width
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B width"]:

@@ -175,8 +175,7 @@ def build_model(
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
     make_encoder = _EncoderMaker(spec, read, seed, encoder, architecture.reads)
-    decoder = {"decoder": spec.decoder} if "pyramid" in architecture.reads else _no_decoder(spec)
-    sharing = architecture(make_encoder, tasks, spec.sharing, seed, **decoder)
+    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
@@ -208,13 +207,6 @@ def _options_read(module: nn.Module) -> EncoderOptions | None:
     return next((options for options in found if isinstance(options, EncoderOptions)), None)
 
 
-def _no_decoder(spec: ModelSpec) -> dict[str, Any]:
-    if spec.decoder is not None:
-        allowed = f"nothing, as sharing {spec.sharing.kind!r} reads no pyramid"
-        raise BadValue("model.decoder", spec.decoder.model_dump(), allowed)
-    return {}
-
-
 def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
     if not outputs:
         raise BadValue("the tasks of a model", [], "at least one task with its number of outputs")
@@ -236,7 +228,9 @@ class _EncoderMaker:
         if self.options is None and spec.stems is not None:
             self.options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
         self.schema, self.seed, self.factory, self.reads = schema, seed, factory, reads
-        self.reader = f"sharing {spec.sharing.kind!r}"
+        self.reader, self.decoder = f"sharing {spec.sharing.kind!r}", spec.decoder
+        if self.decoder is not None and "pyramid" not in reads:
+            raise BadValue("model.decoder", self.decoder.model_dump(), f"nothing, as {self.reader} reads no pyramid")
 
     def __call__(self) -> Encoder:
         with seeded(self.seed, "encoder"):

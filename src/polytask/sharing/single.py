@@ -12,7 +12,7 @@ from polytask.sharing.dense.decoders import decoders_for
 from polytask.sharing.encoders.contract import Encoder
 from polytask.sharing.encoders.levels import packed, unpacked
 from polytask.sharing.layers import TaskModules
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 
 
 class Single(Sharing):
@@ -31,21 +31,14 @@ class Single(Sharing):
 
         kind: Literal["single"] = "single"
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         tasks = list(tasks)
         self.encoders: TaskModules[Encoder] = TaskModules()
         for task in tasks:
             self.encoders[task] = make_encoder()
         first = self.encoders[tasks[0]]
-        self.decoders = decoders_for(first, tasks, decoder, seed)
+        self.decoders = decoders_for(first, tasks, make_encoder.decoder, seed)
         self.width = first.width if self.decoders is None else self.decoders.width
         self.shares = len(self.encoders) == 1
 

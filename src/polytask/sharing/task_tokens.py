@@ -17,7 +17,7 @@ from polytask.sharing.encoders.contract import Tokens
 from polytask.sharing.encoders.levels import Levels, packed, unpacked
 from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 
 
 class TaskTokens(Sharing):
@@ -50,19 +50,12 @@ class TaskTokens(Sharing):
         features_read_tasks: bool = False
         tasks_read_tasks: bool = False
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.tasks, self.options = list(tasks), options
         self.isolated = not (options.features_read_tasks or options.tasks_read_tasks)
         self.encoder = make_encoder()
-        self.decoders = decoders_for(self.encoder, self.tasks, decoder, seed)
+        self.decoders = decoders_for(self.encoder, self.tasks, make_encoder.decoder, seed)
         width = self.encoder.width if self.decoders is None else self.decoders.shapes[-1][0]
         self.width = width if self.decoders is None else self.decoders.width
         self.tokens: TaskModules[Embedding] = TaskModules()

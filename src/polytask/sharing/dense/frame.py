@@ -22,18 +22,11 @@ class Dense(Sharing):
     decoder: ClassVar[type[nn.Module]] = Decoder
     decoders: Decoders
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: SharingOptions,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.tasks = list(tasks)
         self.encoder = make_encoder()
-        spec = decoder or DecoderSpec()
+        spec = make_encoder.decoder or DecoderSpec()
         self.decoders = Decoders(self.encoder, self.tasks, spec, seed, self.decoder_channels(options), self.decoder)
         self.width = self.decoders.width
 

@@ -17,7 +17,7 @@ from polytask.sharing.encoders.levels import Levels
 from polytask.sharing.gates import GateChoice, GateOptions, Gates
 from polytask.sharing.layers import Stack, seeded
 from polytask.sharing.selection import TopK
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import listening, note_penalty, numbered
 from polytask.sharing.task_tokens import Attention, Block, Places
 
@@ -48,15 +48,8 @@ class M3ViT(Dense):
         gate: GateChoice = GateOptions(select=TopK(k=2))
         balance: float = Field(default=0.01, ge=0)
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
-        super().__init__(make_encoder, tasks, options, seed, decoder)
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         width = self.shapes[-1][0]
         with seeded(seed, "places"):
             self.places = Places(self.shapes[-1])

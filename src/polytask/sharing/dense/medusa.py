@@ -13,7 +13,7 @@ from polytask.sharing.dense.frame import Dense
 from polytask.sharing.encoders.levels import Levels
 from polytask.sharing.encoders.pyramid import block
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 
 
 class MultiScale(nn.Module):
@@ -50,15 +50,8 @@ class Medusa(Dense):
 
         kind: Literal["medusa"] = "medusa"
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
-        super().__init__(make_encoder, tasks, options, seed, decoder)
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.attention: TaskModules[Stack[nn.Conv2d]] = TaskModules()
         for task in self.tasks:
             with seeded(seed, "attention", task):

@@ -12,7 +12,7 @@ from polytask.sharing.dense.frame import Dense
 from polytask.sharing.encoders.levels import Levels
 from polytask.sharing.encoders.pyramid import block, normalisation
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 
 
 class MTAN(Dense):
@@ -32,15 +32,8 @@ class MTAN(Dense):
 
         kind: Literal["mtan"] = "mtan"
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
-        super().__init__(make_encoder, tasks, options, seed, decoder)
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         channels = [shape[0] for shape in self.shapes]
         self.attention: TaskModules[Stack[Mask]] = TaskModules()
         for task in self.tasks:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from polytask.sharing.contract import MakeEncoder
 from polytask.sharing.dense.frame import Dense
 from polytask.sharing.layers import TaskModules, seeded
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import note_features
 
 
@@ -30,15 +30,8 @@ class PAD(Dense):
 
         kind: Literal["pad"] = "pad"
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
-        super().__init__(make_encoder, tasks, options, seed, decoder)
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.messages: TaskModules[nn.Conv2d] = TaskModules()
         self.gates: TaskModules[nn.Conv2d] = TaskModules()
         others = len(self.tasks) - 1

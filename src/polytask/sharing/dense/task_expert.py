@@ -15,7 +15,7 @@ from polytask.sharing.encoders.levels import Levels
 from polytask.sharing.encoders.pyramid import block
 from polytask.sharing.gates import Embedding, GateChoice, GateOptions, Gates
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.spec import DecoderSpec, SharingOptions
+from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import numbered
 
 
@@ -42,15 +42,8 @@ class TaskExpert(Dense):
         width: PositiveInt = 32
         gate: GateChoice = GateOptions()
 
-    def __init__(
-        self,
-        make_encoder: MakeEncoder,
-        tasks: Iterable[str],
-        options: Options,
-        seed: int = 0,
-        decoder: DecoderSpec | None = None,
-    ) -> None:
-        super().__init__(make_encoder, tasks, options, seed, decoder)
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.memories: TaskModules[Embedding] = TaskModules()
         for task in self.tasks:
             with seeded(seed, "memory", task):
