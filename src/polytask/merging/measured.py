@@ -4,21 +4,20 @@ FOLDER/METHOD/TASK.safetensors      the tensors, with what they were measured of
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from polytask.checkpoints.directory import write_file
+from polytask.checkpoints.tensors import read_state, state_bytes
 from polytask.core.errors import CheckpointError
 from polytask.merging.session import MergeSession
 
+VERSION = 2
 SAMPLED = 4096
 """Elements of each tensor that identify a model."""
 
@@ -36,44 +35,43 @@ def measured(
         session: whose tasks are measured.
         method: the folder's name.
         folder: None keeps nothing.
-        settings: what the measurement depends on beside the model; a file with others is refused.
+        settings: what the measurement depends on beside the model and the data.
         measure: of one task.
 
     Raises:
-        CheckpointError: a file of another model or other settings, or a damaged one.
+        CheckpointError: a file of another model, other data or settings, or a damaged one.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for number, task in enumerate(session.tasks):
         path = None if folder is None else Path(folder) / method / f"{quote(task, safe='')}.safetensors"
-        about = {"version": 1, "method": method, "model": _fingerprint(session, task), **settings}
+        about = {
+            "version": VERSION,
+            "method": method,
+            "model": _fingerprint(session, task),
+            "data": session.samples.facts(task),
+            **settings,
+        }
         if path is not None and path.exists():
             found[task] = _read(path, about)
         else:
             found[task] = dict(measure(task))
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                about = {key: json.dumps(value) for key, value in about.items()}
-                about["data"] = json.dumps(session.samples.facts(task))
-                contiguous = {name: tensor.contiguous() for name, tensor in found[task].items()}
-                write_file(path, save(contiguous, {"format": "pt", **about}))
+                write_file(path, state_bytes({"about": about, "tensors": found[task]}))
         session.say(number + 1, len(session.tasks))
     return found
 
 
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from None
+    kept = read_state(path)
     for key, value in about.items():
-        if said.get(key) != json.dumps(value):
+        said = kept["about"].get(key, "unknown")
+        if said != value:
             raise CheckpointError(
-                f"{path}: was measured with {key} {said.get(key, 'unknown')}, and this merge has {json.dumps(value)}; "
-                "name another folder, or remove the file"
+                f"{path}: was measured with {key} {said}, and this merge has {value}; name another folder, or remove "
+                "the file"
             )
-    return tensors
+    return kept["tensors"]
 
 
 def _fingerprint(session: MergeSession, task: str) -> str:

@@ -49,7 +49,9 @@ def regmean(
             merged[name] = least_squares(weights, inner, off_diagonal)
         else:
             merged[name] = mean(vectors, name)
-    return Learned(merged=merged, facts={"linear_layers": sum(name in next(iter(grams.values())) for name in merged)})
+    return Learned(
+        merged=merged, facts={"linear_layers": sum(any(name in own for own in grams.values()) for name in merged)}
+    )
 
 
 def least_squares(
