@@ -1,6 +1,7 @@
 """A step's batch in parts: the gradients are those of the whole batch, missing labels and all."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tests.balancing.test_gradients import TASKS, batch, made
 from torch import Tensor, nn
 
 import polytask
-from polytask.core.errors import Inconsistent, MissingInput, NotFinite
+from polytask.core.errors import Inconsistent, MissingInput, NotFinite, UnknownName
 
 ROWS = {"a": range(12), "b": (0, 1, 2, 9), "c": (5, 6, 7, 8, 11)}  # that have a label: b and c in some parts only
 
@@ -29,14 +30,20 @@ def part_of(model: nn.Module, rows: Sequence[int], seed: int = 0) -> tuple[dict[
 PARTS = (range(4), range(4, 9), range(9, 12))
 
 
-def stepped(balancer: polytask.balancer, model: nn.Module, seed: int = 0, scaler: torch.amp.GradScaler | None = None):
+def stepped(
+    balancer: polytask.balancer,
+    model: nn.Module,
+    seed: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
+    **given: Any,
+):
     """One step in three parts."""
     *first, last = PARTS
     for rows in first:
         losses, counts = part_of(model, rows, seed)
         balancer.accumulate(losses, model, counts=counts, scaler=scaler)
     losses, counts = part_of(model, last, seed)
-    return balancer.backward(losses, model, counts=counts, scaler=scaler)
+    return balancer.backward(losses, model, counts=counts, scaler=scaler, **given)
 
 
 @pytest.mark.parametrize("name", ["equal", "uncertainty", "upgrad", "gradnorm", "trimmed_mean", "moco", "excess_mtl"])
@@ -77,6 +84,19 @@ def test_an_infinite_loss_ends_the_step() -> None:
     balancer.backward(part_of(model, range(12))[0], model)  # nothing of the failed step is left
     polytask.balancer("upgrad", tasks=TASKS).backward(part_of(fresh, range(12))[0], fresh)
     torch.testing.assert_close(written(model), written(fresh))
+
+
+def test_the_caller_says_what_is_shared() -> None:
+    parts, whole = made(), made()
+    one, other = (polytask.balancer("upgrad", tasks=TASKS) for _ in range(2))
+    losses, counts = part_of(whole, range(12))
+    other.backward(losses, whole, counts=counts, shared=["trunk.0.weight"])
+    stepped(one, parts, shared=["trunk.0.weight"])
+    torch.testing.assert_close(written(parts), written(whole), rtol=1e-9, atol=1e-12)
+    with pytest.raises(UnknownName, match=r"shared=: no parameter 'trunk.0.weigth' \(did you mean 'trunk.0.weight'"):
+        stepped(one, parts, shared=["trunk.0.weigth"])
+    with pytest.raises(Inconsistent, match=r"rule 'equal' weighs the losses, .* leave shared= out"):
+        stepped(polytask.balancer("equal", tasks=TASKS), parts, shared=["trunk.0.weight"])
 
 
 def test_what_takes_no_parts() -> None:

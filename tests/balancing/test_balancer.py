@@ -18,6 +18,7 @@ from polytask.core.errors import (
     BadValue,
     CheckpointError,
     GraphError,
+    Inconsistent,
     MissingInput,
     NotFinite,
     UnknownName,
@@ -313,11 +314,13 @@ def test_inputs_that_do_not_fit() -> None:
         (UnknownName, "no task 'bb' .did you mean 'b'", lambda: step({"bb": losses["b"]}, model)),
         (UnknownName, "counts=: no task 'b'", lambda: step(losses, model, counts={"a": 1})),
         (UnknownName, "did you mean 'trunk.weight'", lambda: step(losses, model, shared=["trunk.weigth"])),
+        (Inconsistent, "rule 'equal' weighs the losses, .* leave shared= out",
+         lambda: polytask.balancer("equal").backward(losses, model, shared=["trunk.weight"])),
         (MissingInput, "loss of task 'b' has no gradient", lambda: step({**losses, "b": torch.tensor(1.0)}, model)),
         (MissingInput, "no parameter is reached by two of the tasks a, b", lambda: step(separate, model)),
         (MissingInput, "needs the model", lambda: step(losses)),
         (MissingInput, "no task is present at step 0", lambda: step({}, model)),
-    ]:
+    ]:  # fmt: skip
         refused(error, match, model, call)
 
 

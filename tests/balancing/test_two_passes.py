@@ -65,6 +65,15 @@ def test_with_the_options_of_a_balancer(options: dict[str, Any]) -> None:
     torch.testing.assert_close(written(parts), written(whole), rtol=1e-9, atol=1e-12)
 
 
+def test_the_caller_says_what_is_shared() -> None:
+    parts, whole = made(), made()
+    again = polytask.balancer("upgrad", tasks=TASKS, gram="recomputed")
+    again.backward_parts(Called(parts).again, parts, parts=3, counts=COUNTS, shared=["trunk.0.weight"])
+    losses, counts = part_of(whole, range(12))
+    polytask.balancer("upgrad", tasks=TASKS).backward(losses, whole, counts=counts, shared=["trunk.0.weight"])
+    torch.testing.assert_close(written(parts), written(whole), rtol=1e-9, atol=1e-12)
+
+
 def test_the_mean_of_the_parts_gram_matrices() -> None:
     """Each part taken for the whole: its gradients times the parts and its share of the task's labels."""
     model = made()
@@ -259,6 +268,7 @@ def test_what_is_refused() -> None:
         (NotFinite, "the gradient of task 'a' is not finite at step 0", bad, {}),
         (MissingInput, "no parameter is reached by two of the tasks a, b", alone, {"counts": None}),
         (UnknownName, "part 0: no task 'd'", unknown, {"counts": None}),
+        (UnknownName, "shared=: no parameter 'trunk.0.weigth'", call, {"shared": ["trunk.0.weigth"]}),
         (BadValue, "parts is 2; allowed: 1 or more, and as many as counts has", call, {"parts": 2}),
         (BadValue, "parts is 0", call, {"parts": 0, "counts": None}),
     ]:

@@ -139,7 +139,7 @@ class Balancer:
                 have been computed from these very tensors.
             subset: for engine "subset": the same tasks' losses on a part of the rows, from a forward pass of their own.
             shared: names of the parameters to balance, where the graph should not decide (default: reached by two
-                or more tasks).
+                or more tasks); not for rules that weigh losses.
             forward: the losses as a function, `forward(parameters=None, batch=0) -> losses`, for rules that need
                 `forward` or `validation`; see `Forward`.
             counts: task -> number of labels behind its mean, used to average over processes and batches; one mapping
@@ -151,7 +151,7 @@ class Balancer:
         """
         check_read(self.engine, self.engine_name, {"representation": representation, "subset": subset})
         given = self._given(losses, counts)
-        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler)
+        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler, shared=shared)
         if self._clusters is not None:
             forward = self._clusters.joining(forward, given[-1][1], self.step)
             given = [self._clusters.joined(*each, self.step) for each in given]
@@ -198,7 +198,7 @@ class Balancer:
             counts: for each part, task -> number of labels behind its mean.
         """
         check_parts(self.spec, self.engine_name, self.gram, again=True)
-        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler)
+        require(self.spec, self.applied, model=model, forward=forward, counts=counts, scaler=scaler, shared=shared)
         if not 0 < parts == len(counts or range(parts)):
             raise BadValue("parts", parts, "1 or more, and as many as counts has", f"rule {self.spec.name!r}")
         number, clusters = self.step, self._clusters

@@ -25,8 +25,10 @@ def check_read(engine: Engine, engine_name: str, given: Mapping[str, Any]) -> No
             raise Inconsistent(f"{name}= is read by engine {name!r}, not by {engine_name!r}")
 
 
-def require(spec: RuleSpec, applied: RuleSpec, *, model: Any, forward: Any, counts: Any, scaler: Any) -> None:
-    """MissingInput for what a rule, or the one that it applies, needs and was not given."""
+def require(
+    spec: RuleSpec, applied: RuleSpec, *, model: Any, forward: Any, counts: Any, scaler: Any, shared: Any
+) -> None:
+    """MissingInput for what a rule, or the one that it applies, needs and was not given; Inconsistent for the rest."""
     where, needs = f"rule {spec.name!r}", dict.fromkeys([*spec.needs, *applied.needs])
     if model is None and not spec.weighs_losses:
         raise MissingInput(f"{where} reads gradients and needs the model: backward(losses, model)")
@@ -36,7 +38,9 @@ def require(spec: RuleSpec, applied: RuleSpec, *, model: Any, forward: Any, coun
         what = "the losses on a validation batch" if "validation" in needs else "to compute the losses again"
         raise MissingInput(f"{where} needs {what}: backward(losses, model, forward=...)")
     if counts is None and "counts" in needs:
-        raise MissingInput(f"{where} needs the number of labels of each task: backward(losses, model, counts=...)")
+        raise MissingInput(f"{where} needs the number of labels of each task: counts=...")
+    if shared is not None and spec.weighs_losses:
+        raise Inconsistent(f"{where} weighs the losses, for every parameter that they reach: leave shared= out")
     if scaler is not None and spec.form == "procedure":
         raise Inconsistent(f"{where} is a procedure, whose own passes no GradScaler scales: train in bf16 or float32")
 

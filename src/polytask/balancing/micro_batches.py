@@ -16,9 +16,8 @@ from polytask.balancing.engine import Combined, Step
 from polytask.balancing.exact import differentiated
 from polytask.balancing.graph import reached
 from polytask.balancing.group_rules import GroupRules
-from polytask.balancing.partition import Partition, refuse_outside
+from polytask.balancing.partition import Partition, refuse_outside, sorted_out
 from polytask.balancing.step_losses import StepLosses
-from polytask.core.errors import MissingInput
 from polytask.core.task_vectors import TaskVectors
 
 
@@ -71,12 +70,7 @@ class MicroBatches:
         reaches = torch.tensor(rows, dtype=torch.bool).view(len(trainable), len(step.tasks))
         if distribution.active():
             reaches = distribution.union(reaches)
-        least = min(2, len(step.tasks))
-        least = 1 if weighs_losses else least  # a rule on losses weighs whatever a task reaches
-        often = [name for name, number in zip(trainable, reaches.sum(1).tolist(), strict=True) if number >= least]
-        part = Partition(trainable, reaches, often if step.shared is None else list(step.shared))
-        if not part.shared:
-            raise MissingInput(f"no parameter is reached by two of the tasks {', '.join(step.tasks)}")
+        part = sorted_out(trainable, reaches, step.tasks, step.shared, weighs_losses=weighs_losses)
         stacks = {name: self._stack(name, trainable[name], step.tasks, counts) for name in part.shared}
         private = {name: self._stack(name, trainable[name], step.tasks, counts).sum(0) for name in part.private}
         if distribution.active():

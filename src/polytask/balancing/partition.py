@@ -65,12 +65,24 @@ def partition(
     reaches = reached_table([masks.get(parameter, 0) for parameter in parameters.values()], column, len(tasks))
     if distribution.active():
         reaches = distribution.union(reaches)
+    return sorted_out(parameters, reaches, tasks, shared)
+
+
+def sorted_out(
+    parameters: dict[str, Tensor],
+    reaches: Tensor,
+    tasks: Sequence[str],
+    shared: Sequence[str] | None,
+    *,
+    weighs_losses: bool = False,
+) -> Partition:
+    """The partition by who reaches what; to a rule that weighs losses whatever any task reaches is shared."""
     if shared is not None:
         for name in shared:
             if name not in parameters:
                 raise UnknownName("parameter", name, parameters, "shared=")
         return Partition(parameters, reaches, list(shared))
-    least = min(2, len(tasks))
+    least = 1 if weighs_losses else min(2, len(tasks))
     found = [name for name, count in zip(parameters, reaches.sum(1).tolist(), strict=True) if count >= least]
     if not found:
         raise MissingInput(

@@ -29,11 +29,11 @@ from polytask.balancing.exact import ExactEngine, summed_grads
 from polytask.balancing.graph import reached, walked
 from polytask.balancing.group_rules import GroupRules
 from polytask.balancing.layerwise import measured
-from polytask.balancing.partition import Partition, reached_table, refuse_outside
+from polytask.balancing.partition import Partition, reached_table, refuse_outside, sorted_out
 from polytask.balancing.routes import LESS_WORK
 from polytask.balancing.step_losses import StepLosses, check_losses
 from polytask.balancing.weighted import weighted_in_parts
-from polytask.core.errors import Inconsistent, MissingInput, UnknownName
+from polytask.core.errors import Inconsistent, UnknownName
 
 # (parameters, part) -> (task -> loss, task -> labels behind it)
 Compute = Callable[[Mapping[str, Tensor] | None, int], tuple[Mapping[str, Tensor], Mapping[str, float] | None]]
@@ -144,15 +144,10 @@ def combined_again(step: Step, parts: Parts, rules: GroupRules, gram: str) -> Co
 
 
 def _partition(step: Step, parts: Parts, rules: GroupRules) -> Partition:
-    """Who reaches what in any part; a rule on losses weighs everything."""
+    """Who reaches what in any part; for a rule on losses, which looks at no graph, everything."""
     parameters = step.trainable
     reaches = torch.stack([parts.reaches[name] for name in parameters])
-    least = 0 if rules.spec.weighs_losses else min(2, len(step.tasks))
-    often = [name for name, number in zip(parameters, reaches.sum(1).tolist(), strict=True) if number >= least]
-    shared = often if step.shared is None else list(step.shared)
-    if not shared:
-        raise MissingInput(f"no parameter is reached by two of the tasks {', '.join(step.tasks)}")
-    return Partition(parameters, reaches, shared)
+    return sorted_out(parameters, reaches, step.tasks, step.shared, weighs_losses=rules.spec.weighs_losses)
 
 
 def _gram(step: Step, parts: Parts, part: Partition) -> Tensor:
