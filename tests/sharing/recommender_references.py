@@ -3,16 +3,15 @@
 from collections.abc import Callable
 
 import torch
+from tests.sharing.conditioning_references import column_tokens, transformed
 from tests.sharing.references import (
     TASKS,
     Tensors,
-    column_tokens,
     dense,
     encoder_reference,
     expert,
     linear,
     normalised,
-    transformed,
 )
 from torch import Tensor
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tests.sharing.conditioning_references import CONDITIONING_REFERENCES
 from tests.sharing.dense_references import DENSE_REFERENCES
 from tests.sharing.models import CASES, OUTPUTS, SHARING_OPTIONS, inputs_of, model_of, on_pictures, schema_of
 from tests.sharing.recommender_references import RECOMMENDER_REFERENCES
@@ -15,7 +16,7 @@ from polytask.core.errors import UnknownName
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
 
 every_architecture = pytest.mark.parametrize("kind", CASES)
-references = {**REFERENCES, **DENSE_REFERENCES, **RECOMMENDER_REFERENCES}
+references = {**REFERENCES, **CONDITIONING_REFERENCES, **DENSE_REFERENCES, **RECOMMENDER_REFERENCES}
 
 
 def test_every_architecture_has_options_and_a_reference() -> None:
