@@ -10,6 +10,7 @@ from polytask.core.errors import BadValue, DataError, PolytaskError, UnknownName
 from polytask.recipes.json_schema import recipe_schema, shipped_schema
 from polytask.recipes.reading import parsed_variations, read_recipe
 from polytask.recipes.schema import Recipe
+from polytask.sharing import ENCODERS
 
 BASE = """
 version: 1
@@ -197,7 +198,7 @@ def test_the_json_schema_knows_the_recipes_keys_and_names() -> None:
     assert {"upgrad", "pcgrad"} <= set(definitions["RuleChoice"]["properties"]["kind"]["enum"])
     assert "temperature" in definitions["RuleChoice"]["properties"]
     encoders = definitions["ModelSpec"]["properties"]["encoder"]["anyOf"]
-    assert encoders[0] == {"enum": ["mlp", "conv", "segnet", "pyramid", "tabular", "columns", "transformer"]}
+    assert encoders[0] == {"enum": ENCODERS.names()}
     assert definitions["Task"]["additionalProperties"] is False
     assert "name" not in definitions["Task"]["properties"]
 

@@ -44,7 +44,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "synthetic", "texts"]
+    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "sensors", "synthetic", "texts"]
     assert shipped_names() == sorted([*TABLES, *others])
 
 
@@ -85,6 +85,14 @@ def test_scenes_runs_and_predicts(tmp_path: Path) -> None:
     assert set(np.unique(predicted["segmentation"].to_numpy())) <= {0, 1, 2, 3, 4}
     assert set(np.unique(predicted["edges"].to_numpy())) <= {0, 1}
     assert predicted["depth"].to_numpy().shape == (2, 32, 40)
+
+
+def test_sensors_run_and_predict_as_a_sensor_that_the_task_never_had(tmp_path: Path) -> None:
+    model = trained("sensors", tmp_path, **{"data.rows": FEW})
+    by_source = json.loads((tmp_path / "run/results.json").read_text())["test_by_source"]
+    assert set(by_source["sum"]) == set(by_source["right"]) == {"grey", "colour", "edge"}
+    predicted = model.predict({"image": np.zeros((3, 28, 28, 3), dtype=np.uint8)}, ["left", "right"], source="edge")
+    assert set(predicted["right"].to_list()) <= set(range(10))
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from polytask.cli.options import AsJson, DataDir, Root, comma_separated, data_folder
+from polytask.cli.options import AsJson, DataDir, Root, Source, comma_separated, data_folder
 
 EXAMPLES = (
     "polytask evaluate runs/first --data test.csv",
@@ -23,6 +23,7 @@ def evaluate(
         ),
     ] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="These tasks only.")] = None,
+    source: Source = None,
     root: Root = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -35,8 +36,8 @@ def evaluate(
 
     trained = load(model)
     named = comma_separated(tasks)
-    frame, place, remark = labelled_rows(trained, data, data_folder(data_dir), named, split, root)
-    metrics = trained.evaluate(frame, named, place)
+    frame, place, remark = labelled_rows(trained, data, data_folder(data_dir), named, split, root, source)
+    metrics = trained.evaluate(frame, named, place, source)
     if as_json:
         show_json({"rows": frame.height, "scored": remark, "tasks": metrics})
         return

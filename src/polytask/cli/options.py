@@ -15,6 +15,10 @@ Root = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Where paths of images start (else from the table's folder)."),
 ]
+Source = Annotated[
+    str | None,
+    typer.Option("--source", metavar="NAME", help="The source that the rows are of; tasks may be of others."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the recipe: train.epochs=3; repeatable."),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polytask.cli.options import AsJson, DataDir, Root, comma_separated, data_folder
+from polytask.cli.options import AsJson, DataDir, Root, Source, comma_separated, data_folder
 
 EXAMPLES = (
     "polytask predict runs/first --data new.csv --out predictions.parquet",
@@ -18,6 +18,7 @@ def predict(
     data: Annotated[str, typer.Option("--data", metavar="TABLE", help="Rows: .parquet, .csv or .npz.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Predictions: .parquet or .csv.")],
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="These tasks only.")] = None,
+    source: Source = None,
     root: Root = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -35,8 +36,8 @@ def predict(
     write = writer_of(out)
     trained = load(model)
     named = comma_separated(tasks)
-    rows = open_for(trained, data, data_folder(data_dir), trained.columns(named), root)
-    frames: list[Any] = [trained.predict(frame, named, place) for frame, place in rows]
+    rows = open_for(trained, data, data_folder(data_dir), trained.columns(named, source), root)
+    frames: list[Any] = [trained.predict(frame, named, place, source) for frame, place in rows]
     write_frame(frames, out, write)
     columns, height = frames[0].columns, sum(len(frame) for frame in frames)
     if as_json:

@@ -47,6 +47,9 @@ def show_scores(results: Mapping[str, Any]) -> None:
         values = [results[split].get(task, {}).get(name) for split in ("valid", "test") if results[split]]
         arrow = "↑" if about["higher_is_better"] else "↓"
         table.add_row(task, f"{name} {arrow}", *(fixed(value, 4) for value in values))
+        for source, scores in results.get("test_by_source", {}).get(task, {}).items():
+            note = ", held out" if source in about.get("held_out", ()) else ""
+            table.add_row(f"  on {source}{note}", "", "", fixed(scores[name], 4), style="dim")
     console().print(table)
 
 

@@ -60,12 +60,13 @@ def labelled_rows(
     tasks: Sequence[str] | None,
     split: str | None,
     root: Path | None = None,
+    source: str | None = None,
 ) -> tuple[pl.DataFrame, Place, str]:
     """All rows or those of a split, in memory, their place, and in words which ones they are."""
     rows = _open(trained, data, data_dir, root)
     labels = [column for task in tasks or trained.targets for column in trained.targets[task].task.columns]
-    columns = list(dict.fromkeys([*trained.columns(tasks), *labels]))
-    known = _split_of(trained, tasks)
+    columns = list(dict.fromkeys([*trained.columns(tasks, source), *labels]))
+    known = _split_of(trained, tasks, source)
     by_column = known is not None and known.column in rows.schema
     if split is None:
         _check_columns(rows, columns)
@@ -113,7 +114,7 @@ def _check_columns(rows: Any, columns: Sequence[str]) -> None:
             raise UnknownName("column", column, rows.schema, f"{rows.where} (the model needs it)")
 
 
-def _split_of(trained: "Trained", tasks: Sequence[str] | None) -> SplitSpec | None:
+def _split_of(trained: "Trained", tasks: Sequence[str] | None, source: str | None) -> SplitSpec | None:
     """How the rows of these tasks were split; None where the recipe does not say or the sources differ."""
     from polytask.core.validation import validated
     from polytask.tasks.sources.opening import effective_split
@@ -122,6 +123,6 @@ def _split_of(trained: "Trained", tasks: Sequence[str] | None) -> SplitSpec | No
         specs = validated(DataSpec, trained.recipe.get("data", {}), "data").named_sources()
     except PolytaskError:  # a model from Python may say less than a recipe
         return None
-    used = [source for source in trained.sources_of(tasks) if source in specs]
-    splits = [effective_split(specs[source]) for source in used]
+    named = trained.sources_of(tasks) if source is None else [source]
+    splits = [effective_split(specs[name]) for name in named if name in specs]
     return splits[0] if splits and all(other == splits[0] for other in splits) else None

@@ -9,6 +9,8 @@ A batch of inputs is a mapping from a key to a tensor whose first dimension is t
     input_ids       int64   [B, L]       token ids, padded to the longest row of the batch
     attention_mask  int64   [B, L]       1 for a token, 0 for padding
     hidden          float32 [B, L, d]    instead of input_ids: outputs of frozen layers, computed once (see transformer)
+    tokens          float32 [B, L, d]    what stems give to a trunk that reads sequences; of no source of rows
+    tokens_mask     bool    [B, L]       which of them are no padding, where some are
 """
 
 from dataclasses import asdict, dataclass, field
@@ -23,12 +25,14 @@ class InputSchema:
         shapes: key -> shape of one row, for keys of fixed shape ("numeric", "bits", "image", ...).
         cardinalities: number of indices of each categorical column, the two reserved ones included.
         text: True when the source gives `input_ids` and `attention_mask`.
+        tokens: the width of `tokens`, of which a row has any number; 0 where there are none.
         names: of the categorical columns, for an encoder that reads some of them; inputs are alike whatever they are.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     cardinalities: tuple[int, ...] = ()
     text: bool = False
+    tokens: int = 0
     names: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -40,5 +44,6 @@ class InputSchema:
             shapes={key: tuple(shape) for key, shape in values["shapes"].items()},
             cardinalities=tuple(values["cardinalities"]),
             text=values["text"],
+            tokens=values.get("tokens", 0),
             names=tuple(values.get("names", ())),
         )

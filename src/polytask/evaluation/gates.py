@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.evaluation.scores import batches_of, device_of, evaluation_mode
+from polytask.sharing.stems import named_stem
 from polytask.sharing.tape import Tape, listen
 from polytask.tasks.mixture import Split
 from polytask.tasks.target import Target
@@ -35,7 +36,7 @@ def gate_report(
         for batch in batches_of(splits, batch_size, device_of(model)):
             tasks = [task for task in targets if task in batch.labels]
             with listen() as tape:
-                model(batch.inputs, tasks)
+                model(batch.inputs, tasks, **named_stem(model, batch.source))
             if not tape.gates:
                 return {}
             tally.see(tape)

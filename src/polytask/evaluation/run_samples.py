@@ -20,6 +20,7 @@ from polytask.merging.plan_file import Read
 from polytask.merging.settling import data_of
 from polytask.merging.vectors import Stored
 from polytask.sharing import MultiTaskModel
+from polytask.sharing.stems import named_stem
 from polytask.tasks.data import DataSpec, read_inputs
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.loading import load_part
@@ -64,7 +65,7 @@ class RunSamples:
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
         run = self._runs[task]
         device = next(run.model.parameters()).device
-        return run.model(batch.to(device).inputs, run.heads[batch.source])
+        return run.model(batch.to(device).inputs, run.heads[batch.source], **named_stem(run.model, batch.source))
 
     def kind(self, task: str, head: str, outputs: Tensor) -> Outputs:
         return KINDS.get(self._runs[task].targets[head].task.loss, "values")

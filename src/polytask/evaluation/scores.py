@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.core.errors import MissingInput
+from polytask.sharing.stems import named_stem
 from polytask.tasks.examples import Batch
 from polytask.tasks.mixture import Split, evaluation_batches
 from polytask.tasks.target import Target
@@ -33,16 +34,7 @@ class SelectionScore:
 def evaluate(
     model: nn.Module, splits: Mapping[str, Split], targets: Mapping[str, Target], batch_size: int
 ) -> tuple[Metrics, dict[str, float | None]]:
-    """Runs the model over every row once.
-
-    Each module's training flag is as before afterwards, also after an error; no random number is drawn that the model
-    does not draw in evaluation mode.
-
-    Args:
-        model: called as `model(inputs, tasks)`, returns {task: outputs}.
-        splits: source -> rows; a batch has the labels of its source's tasks.
-        targets: the tasks to score.
-        batch_size: rows in one forward pass.
+    """Runs the model over every row once; see `outputs_on`.
 
     Returns:
         ({task: {metric: value}}, {task: mean loss}), in the order of `targets`; None where a task has no label.
@@ -50,42 +42,94 @@ def evaluate(
     Raises:
         MissingInput: no split has labels of a task.
     """
-    outputs: dict[str, list[Tensor]] = {task: [] for task in targets}
-    labels: dict[str, list[Tensor]] = {task: [] for task in targets}
-    present: dict[str, list[Tensor]] = {task: [] for task in targets}
-    losses: dict[str, list[float]] = {task: [] for task in targets}
-    groups: dict[str, list[Tensor]] = {task: [] for task in targets}
-    counts = dict.fromkeys(targets, 0)
+    found = outputs_on(model, splits, targets, batch_size)
+    return found.metrics(), found.losses()
+
+
+def outputs_on(
+    model: nn.Module, splits: Mapping[str, Split], targets: Mapping[str, Target], batch_size: int
+) -> "ScoredRows":
+    """What the model gives on every row.
+
+    Each module's training flag is as before afterwards, also after an error; no random number is drawn that the model
+    does not draw in evaluation mode.
+
+    Args:
+        model: called as `model(inputs, tasks)`, with its stem where it has one a source, returns {task: outputs}.
+        splits: source -> rows; a batch has the labels of its source's tasks.
+        targets: the tasks to score.
+        batch_size: rows in one forward pass.
+    """
+    found = ScoredRows(targets, list(splits))
     with evaluation_mode(model), torch.inference_mode():
         for batch in batches_of(splits, batch_size, device_of(model)):
             tasks = [task for task in targets if task in batch.labels]
-            found = model(batch.inputs, tasks)
+            outputs = model(batch.inputs, tasks, **named_stem(model, batch.source))
             for task in tasks:
-                own = batch.groups.get(task)
-                numerator, count = targets[task].loss(found[task], batch.labels[task], batch.present[task], own)
-                if own is not None:
-                    groups[task].append(own.cpu())
-                losses[task].append(float(numerator))
-                counts[task] += int(count)
-                outputs[task].append(found[task].cpu())
-                labels[task].append(batch.labels[task].cpu())
-                present[task].append(batch.present[task].cpu())
-    unseen = [task for task in targets if not outputs[task]]
-    if unseen:
-        raise MissingInput(
-            f"no rows to score for task {unseen[0]!r}; the splits given are of: {', '.join(splits) or 'none'}"
-        )
-    metrics = {
-        task: target.score(
-            torch.cat(outputs[task]),
-            torch.cat(labels[task]),
-            torch.cat(present[task]),
-            torch.cat(groups[task]) if groups[task] else None,
-        )
-        for task, target in targets.items()
-    }
-    means = {task: math.fsum(losses[task]) / counts[task] if counts[task] else None for task in targets}
-    return metrics, means
+                found.see(task, batch, outputs[task])
+    return found
+
+
+class ScoredRows:
+    """What a model gave for the rows of some splits, task by task and source by source.
+
+    Args:
+        targets: the tasks.
+        sources: of the rows.
+    """
+
+    def __init__(self, targets: Mapping[str, Target], sources: list[str]) -> None:
+        self._targets, self._sources = dict(targets), sources
+        self._rows: dict[tuple[str, str], list[tuple[Tensor, Tensor, Tensor, Tensor | None]]] = {}
+        self._losses: dict[tuple[str, str], list[float]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def see(self, task: str, batch: Batch, outputs: Tensor) -> None:
+        key, rows = (task, batch.source), (batch.labels[task], batch.present[task], batch.groups.get(task))
+        numerator, count = self._targets[task].loss(outputs, *rows)
+        labels, present, groups = (None if each is None else each.cpu() for each in rows)
+        assert labels is not None
+        assert present is not None
+        self._rows.setdefault(key, []).append((outputs.cpu(), labels, present, groups))
+        self._losses.setdefault(key, []).append(float(numerator))
+        self._counts[key] = self._counts.get(key, 0) + int(count)
+
+    def metrics(self) -> Metrics:
+        """{task: {metric: value}} over the sources that a task is trained on; MissingInput where no row has labels."""
+        own = {task: self._own(task) for task in self._targets}
+        unseen = next((task for task, sources in own.items() if not sources), None)
+        if unseen is not None:
+            sources = ", ".join(self._sources) or "none"
+            raise MissingInput(f"no rows to score for task {unseen!r}; the splits given are of: {sources}")
+        return {task: self._scored(task, sources) for task, sources in own.items()}
+
+    def losses(self) -> dict[str, float | None]:
+        """task -> mean loss over the same rows; None without a label."""
+        found: dict[str, float | None] = {}
+        for task in self._targets:
+            keys = [(task, source) for source in self._own(task)]
+            count = sum(self._counts[key] for key in keys)
+            found[task] = math.fsum(each for key in keys for each in self._losses[key]) / count if count else None
+        return found
+
+    def by_source(self) -> dict[str, Metrics]:
+        """{task: {source: {metric: value}}} of tasks that several sources have labels of, held-out ones included."""
+        found: dict[str, Metrics] = {}
+        for task, target in self._targets.items():
+            sources = [source for own, source in self._rows if own == task]
+            if len(sources) > 1 or set(sources) & set(target.task.held_out):
+                found[task] = {source: self._scored(task, [source]) for source in sources}
+        return found
+
+    def _own(self, task: str) -> list[str]:
+        held_out = self._targets[task].task.held_out
+        return [source for own, source in self._rows if own == task and source not in held_out]
+
+    def _scored(self, task: str, sources: list[str]) -> dict[str, float | None]:
+        rows = [row for source in sources for row in self._rows[task, source]]
+        outputs, labels, present, groups = zip(*rows, strict=True)
+        together = None if groups[0] is None else torch.cat(groups)
+        return self._targets[task].score(torch.cat(outputs), torch.cat(labels), torch.cat(present), together)
 
 
 def selection_score(metrics: Mapping[str, Mapping[str, float | None]], targets: Mapping[str, Target]) -> SelectionScore:

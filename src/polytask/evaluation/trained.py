@@ -16,6 +16,7 @@ from polytask.evaluation.routed import RoutedModel
 from polytask.merging.routing import FILE as ROUTER
 from polytask.merging.routing import Router
 from polytask.sharing import AttachedSpec, ModelSpec, MultiTaskModel, build_model
+from polytask.sharing.stems import named_stem
 from polytask.tasks.data import read_inputs
 from polytask.tasks.examples import Batch, Ragged
 from polytask.tasks.features.feature import Place
@@ -58,10 +59,10 @@ class Trained:
         named = self._named(tasks)
         return [name for name, own in self._sources.items() if any(task in own for task in named)]
 
-    def columns(self, tasks: Iterable[str] | None = None) -> list[str]:
-        """The raw columns that predicting these tasks needs."""
-        found = [column for name in self.sources_of(tasks) for column in self._preprocessors[name].columns]
-        return list(dict.fromkeys(found))
+    def columns(self, tasks: Iterable[str] | None = None, source: str | None = None) -> list[str]:
+        """The raw columns that predicting these tasks needs, from `source` if that is named."""
+        sources = self.sources_of(tasks) if source is None else [self._known_source(source)]
+        return list(dict.fromkeys(column for name in sources for column in self._preprocessors[name].columns))
 
     def images_from(self, folder: Path) -> "Trained":
         """Makes the paths in image columns start from this folder (else from the working directory)."""
@@ -98,7 +99,7 @@ class Trained:
 
         With several sources the tasks of each are predicted from the same rows, which must have the columns that these
         sources need. `place` says where the rows come from, for messages. `source` names the source whose columns and
-        stem all these tasks are to read, also one that they never had in training.
+        stem all these tasks are to read, also one that they never had in training; a task of several sources needs it.
         """
         import polars
 
@@ -115,6 +116,11 @@ class Trained:
         frame, wanted = _frame(rows), list(tasks)
         if source is not None:
             return self._from_source(source, frame, wanted, place)
+        for task in wanted:
+            several = self.sources_of([task])
+            if len(several) > 1:
+                named = f"several sources, {', '.join(several)}: say which one the rows are of, source={several[0]!r}"
+                raise MissingInput(f"task {task!r} has {named}")
         found: dict[str, torch.Tensor] = {}
         for source, preprocessor in self._preprocessors.items():
             here = [task for task in wanted if task in self._sources[source]]
@@ -125,25 +131,24 @@ class Trained:
     def _from_source(
         self, source: str, frame: "polars.DataFrame", tasks: list[str], place: Place | None
     ) -> dict[str, torch.Tensor]:
-        if source not in self._preprocessors:
-            raise UnknownName("source", source, self._preprocessors, str(self.path))
-        inputs = self._preprocessors[source].transform(frame, place)
-        by_source = self.model.stems is not None and self.model.stems.by == "source"
-        return self._forward(inputs, tasks, frame.height, stem=source if by_source else None)
+        inputs = self._preprocessors[self._known_source(source)].transform(frame, place)
+        return self._forward(inputs, tasks, frame.height, **named_stem(self.model, source))
 
     def evaluate(
         self,
         rows: "polars.DataFrame | Mapping[str, Any]",
         tasks: Iterable[str] | None = None,
         place: Place | None = None,
+        source: str | None = None,
     ) -> dict[str, dict[str, float | None]]:
-        """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined."""
+        """{task: {metric: value}} on rows that have the label columns; None where a metric is undefined. `source` as
+        for `predict`."""
         frame, named = _frame(rows), self._named(tasks)
         where = None if place is None else place.where
         encoded = {
             task: (*self.targets[task].encode(frame, where), self.targets[task].groups(frame, where)) for task in named
         }
-        outputs = self.outputs(frame, named, place)
+        outputs = self.outputs(frame, named, place, source)
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 
     def _forward(
@@ -160,6 +165,11 @@ class Trained:
                 whole = Batch(batch, {}, {}, index, "").to(device)
                 pieces.append({task: y.cpu() for task, y in self.model(whole.inputs, tasks, stem).items()})
         return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
+
+    def _known_source(self, source: str) -> str:
+        if source not in self._preprocessors:
+            raise UnknownName("source", source, self._preprocessors, str(self.path))
+        return source
 
     def _named(self, tasks: Iterable[str] | None) -> list[str]:
         named = list(self.targets) if tasks is None else list(tasks)

@@ -46,8 +46,9 @@ def _sources(checkpoints: Mapping[str, Checkpoint]) -> tuple[dict[str, Any], Ori
     sources: dict[str, Any] = {}
     origins: Origins = {}
     for name, checkpoint in checkpoints.items():
+        earlier = [task for known in sources.values() for task in known["tasks"]]
         for source, values in checkpoint.inputs["sources"].items():
-            tasks = [task for task in values["tasks"] if not any(task in known["tasks"] for known in sources.values())]
+            tasks = [task for task in values["tasks"] if task not in earlier]
             alike = next((own for own, known in sources.items() if _features(known) == _features(values)), None)
             if alike is not None:
                 sources[alike]["tasks"] += tasks
@@ -65,7 +66,11 @@ def _read_by(
 ) -> dict[str, dict[str, Any]]:
     """The entries of config.json that say what is read for which task."""
     schemas = {own: checkpoints[origins[own][0]].config["schemas"][origins[own][1]] for own in sources}
-    return {"schemas": schemas, "sources": {task: own for own in sources for task in sources[own]["tasks"]}}
+    read: dict[str, list[str]] = {}
+    for own, values in sources.items():
+        for task in values["tasks"]:
+            read.setdefault(task, []).append(own)
+    return {"schemas": schemas, "sources": {task: of[0] if len(of) == 1 else of for task, of in read.items()}}
 
 
 def _features(values: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class APEM(Sharing):
         super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
         width = self.encoder.width
-        check_heads(options.kind, options.heads, width)
+        check_heads(f"sharing {options.kind!r}", options.heads, width)
         with seeded(seed, "patterns"):
             self.layers: Stack[SetLayer] = Stack(SetLayer(width, options) for _ in range(options.layers))
             self.keys = nn.Linear(width, width)

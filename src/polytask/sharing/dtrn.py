@@ -52,7 +52,7 @@ class DTRN(Sharing):
         width, tokens = self.encoder.width, getattr(self.encoder, "tokens", None)
         if tokens is None:
             raise MissingInput("sharing 'dtrn' weighs columns: it needs an encoder with a token a column, as 'columns'")
-        check_heads(options.kind, options.heads, width)
+        check_heads(f"sharing {options.kind!r}", options.heads, width)
         with seeded(seed, "transformer"):
             self.transformer = ConditionalTransformer(width, options)
         self.vectors: TaskModules[Embedding] = TaskModules()

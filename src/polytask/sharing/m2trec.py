@@ -5,14 +5,12 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.encoders.contract import Tokens
-from polytask.sharing.layers import Stack, seeded
-from polytask.sharing.spec import SharingOptions
-from polytask.sharing.task_tokens import Block
+from polytask.sharing.layers import seeded
+from polytask.sharing.transformer_blocks import TransformerOptions, blocks
 
 
 class M2TRec(Sharing):
@@ -29,26 +27,17 @@ class M2TRec(Sharing):
 
     reads: ClassVar[tuple[str, ...]] = ("sequence",)
 
-    class Options(SharingOptions):
-        """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
-        is; dropout.
-        """
+    class Options(TransformerOptions):
+        """As of every transformer here."""
 
         kind: Literal["m2trec"] = "m2trec"
-        layers: PositiveInt = 2
-        heads: PositiveInt = 4
-        feedforward: PositiveInt = 2
-        dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
         self.width = self.encoder.width
         with seeded(seed, "transformer"):
-            self.blocks: Stack[Block] = Stack(
-                Block(self.width, options.heads, options.feedforward, options.dropout, options.kind)
-                for _ in range(options.layers)
-            )
+            self.blocks = blocks(self.width, options)
             self.norm = nn.LayerNorm(self.width)
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:

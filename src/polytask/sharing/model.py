@@ -10,6 +10,7 @@ from polytask.core.errors import BadValue, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import Sharing
+from polytask.sharing.encoders.blocks import as_they_are
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory, require_gives
 from polytask.sharing.encoders.mlp import MLP
 from polytask.sharing.initialise import Start, initialise_from
@@ -87,11 +88,13 @@ class MultiTaskModel(nn.Module):
             return self._transformed(self.sharing.representation(inputs), tasks)
         return self._outputs(self.sharing(inputs, tasks))
 
-    def representation(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> Float[Tensor, "B d"]:
+    def representation(
+        self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
+    ) -> Float[Tensor, "B d"]:
         """What the named tasks (None: all) share; MissingInput where the architecture shares nothing, or where these
-        tasks read the inputs through different stems."""
+        tasks read the inputs through different stems and none is named."""
         needed = with_factors(self._named(tasks), self.products)
-        read = inputs if self.stems is None else self.stems.one(inputs, needed)
+        read = inputs if self.stems is None else self.stems.one(inputs, needed, stem)
         return self.sharing.representation(read)
 
     def from_representation(
@@ -145,7 +148,7 @@ def build_model(
     seed: int,
     encoder: EncoderFactory | None = None,
     attachments: Sequence[AttachmentOptions] = (),
-    sources: Mapping[str, str] | None = None,
+    sources: Mapping[str, str | Sequence[str]] | None = None,
     products: Mapping[str, Sequence[str]] | None = None,
 ) -> MultiTaskModel:
     """A new model.
@@ -160,7 +163,7 @@ def build_model(
         heads: task -> hidden sizes of its head; a task that is not named has none.
         encoder: a factory instead of `spec.encoder`.
         attachments: options of those that belong to the model.
-        sources: task -> its source, where there are several.
+        sources: task -> its source, or its sources, where there are several.
         products: task -> the tasks whose probabilities multiply to its own; it has no part of the model to itself.
     """
     products, heads = dict(products or {}), dict(heads or {})
@@ -170,7 +173,8 @@ def build_model(
     schemas = {"data": schema} if isinstance(schema, InputSchema) else dict(schema)
     stems = None
     if spec.stems is not None:
-        of = {task: (sources or {}).get(task, next(iter(schemas))) for task in tasks}
+        named = {task: (sources or {}).get(task, next(iter(schemas))) for task in tasks}
+        of = {task: (name,) if isinstance(name, str) else tuple(name) for task, name in named.items()}
         stems = Stems(spec.stems, schemas, of, seed)
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
@@ -226,7 +230,8 @@ class _EncoderMaker:
     ) -> None:
         self.options = spec.encoder
         if self.options is None and spec.stems is not None:
-            self.options = MLP.Options(hidden_sizes=())  # nothing between what the stems give and what the tasks share
+            # nothing between what the stems give and what the tasks share
+            self.options = as_they_are() if schema.tokens else MLP.Options(hidden_sizes=())
         self.schema, self.seed, self.factory, self.reads = schema, seed, factory, reads
         self.reader, self.decoder = f"sharing {spec.sharing.kind!r}", spec.decoder
         if self.decoder is not None and "pyramid" not in reads:

@@ -11,6 +11,8 @@ ENCODERS = Catalogue(
         "pyramid": "polytask.sharing.encoders.pyramid:Pyramid",
         "tabular": "polytask.sharing.encoders.tabular:Tabular",
         "columns": "polytask.sharing.encoders.columns:Columns",
+        "patches": "polytask.sharing.encoders.patches:Patches",
+        "blocks": "polytask.sharing.encoders.blocks:Blocks",
         "transformer": "polytask.sharing.encoders.transformer:Transformer",
     },
 )

@@ -119,9 +119,12 @@ class _KindsByName:
 class StemsSpec(Strict):
     """What reads the inputs before the trunk (`encoder`), where sources or tasks do not all read them alike.
 
+    Where a stem gives tokens the trunk reads a sequence, in which what another stem gives as a vector is one token.
+
     Attributes:
         by: a stem for each source, or for each task.
-        width: of what every stem gives; a stem whose encoder has another width gets a linear map.
+        width: of what every stem gives, of a token where it gives tokens; a stem whose encoder has another width gets
+            a linear map.
         default: the encoder of a stem that `of` does not name.
         of: source or task -> the encoder of its stem.
     """

@@ -64,7 +64,7 @@ class TaskTokens(Sharing):
                 self.tokens[task] = Embedding(width)
         with seeded(seed, "blocks"):
             self.blocks = Stack(
-                Block(width, options.heads, options.feedforward, options.dropout, "task_tokens")
+                Block(width, options.heads, options.feedforward, options.dropout, "sharing 'task_tokens'")
                 for _ in range(options.layers)
             )
             self.norm = nn.LayerNorm(width)
@@ -124,10 +124,10 @@ class TaskTokens(Sharing):
         return allowed
 
 
-def check_heads(sharing: str, heads: int, width: int) -> None:
-    """BadValue unless the heads divide the width of a token."""
+def check_heads(reader: str, heads: int, width: int) -> None:
+    """BadValue unless the heads divide the width of a token; `reader` is who has them, for the message."""
     if width % heads:
-        raise BadValue(f"sharing {sharing!r}: heads", heads, f"a divisor of the width of a token, {width}")
+        raise BadValue(f"{reader}: heads", heads, f"a divisor of the width of a token, {width}")
 
 
 class Attention(nn.Module):
@@ -136,9 +136,9 @@ class Attention(nn.Module):
     Raises: BadValue for heads that do not divide the width of a token.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, sharing: str) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, reader: str) -> None:
         super().__init__()
-        check_heads(sharing, heads, width)
+        check_heads(reader, heads, width)
         self.heads, self.dropout = heads, dropout
         self.attention_norm = nn.LayerNorm(width)
         self.inwards, self.outwards = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -153,8 +153,8 @@ class Attention(nn.Module):
 class Block(Attention):
     """Attention and a two-layer network, each on normalised tokens and added to them."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, sharing: str) -> None:
-        super().__init__(width, heads, dropout, sharing)
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, reader: str) -> None:
+        super().__init__(width, heads, dropout, reader)
         self.network_norm = nn.LayerNorm(width)
         self.network = nn.Sequential(
             nn.Linear(width, feedforward * width),

@@ -3,7 +3,7 @@
 from pydantic import Field, PositiveInt
 
 from polytask.sharing.layers import Stack
-from polytask.sharing.spec import SharingOptions
+from polytask.sharing.spec import EncoderOptions, SharingOptions
 from polytask.sharing.task_tokens import Block
 
 
@@ -18,8 +18,17 @@ class TransformerOptions(SharingOptions):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def blocks(width: int, options: TransformerOptions) -> Stack[Block]:
+class EncoderBlocks(EncoderOptions):
+    """Attributes: as above, of an encoder, which may have no layer."""
+
+    layers: int = Field(default=2, ge=0)
+    heads: PositiveInt = 4
+    feedforward: PositiveInt = 2
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def blocks(width: int, options: TransformerOptions | EncoderBlocks) -> Stack[Block]:
     """As many as the options say; BadValue where the heads do not divide the width of a token."""
-    return Stack(
-        Block(width, options.heads, options.feedforward, options.dropout, options.kind) for _ in range(options.layers)
-    )
+    reader = f"{'sharing' if isinstance(options, SharingOptions) else 'encoder'} {options.kind!r}"
+    numbers = options.heads, options.feedforward, options.dropout
+    return Stack(Block(width, *numbers, reader) for _ in range(options.layers))

@@ -19,7 +19,8 @@ def single_task(job: Job, task: str) -> Job:
     shares = [_share(job, stage, task) for stage in job.stages if stage.tasks is None or task in stage.tasks]
     if not shares:
         raise BadValue(f"the stages that train task {task!r}", 0, "at least 1")
-    model = ModelSpec(init_from=job.model.init_from, encoder=job.model.encoder, sharing={"kind": "hard"})
+    parts = {"init_from": job.model.init_from, "stems": job.model.stems, "encoder": job.model.encoder}
+    model = ModelSpec.model_validate({**parts, "sharing": {"kind": "hard"}})
     every = [share.evaluate_every for share in shares if share.evaluate_every is not None]
     run = job.run.model_copy(update={"evaluate_every": min(every, default=None)})
     recipe = {**job.recipe, "single_task": task}
@@ -42,8 +43,9 @@ def _share(job: Job, stage: StageSpec, task: str) -> _Share:
         if any(task in tasks for task in source.tasks)
     }
     mixture = Mixture(splits, stage.mixture, stage.batch_size, job.run.seed)
-    own = next(name for name, source in job.data.sources.items() if task in source.tasks)
-    drawn = mixture.shares[own] if stage.mixture.batches == "one_task" else 1.0
+    own = job.sources[task]
+    one_source = stage.mixture.batches == "one_task"
+    drawn = sum(mixture.shares[name] for name in own) if one_source else 1.0
 
     def of_steps(steps: int) -> int:
         return max(1, round(steps * drawn))
@@ -57,6 +59,6 @@ def _share(job: Job, stage: StageSpec, task: str) -> _Share:
         "attachments": (),  # they compare tasks
         "epochs": None,
         "steps": of_steps(stage.steps or (stage.epochs or 1) * mixture.steps_per_epoch),
-        "batch_size": mixture.piece_sizes[own],
+        "batch_size": stage.batch_size if one_source else sum(mixture.piece_sizes[name] for name in own),
     }
     return _Share(stage.model_copy(update=changes), None if every is None else of_steps(every))

@@ -6,16 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from polytask.core.errors import BadValue, CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.tasks.data_spec import DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
+from polytask.tasks.data_spec import MADE, DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
 from polytask.tasks.examples import Examples
-from polytask.tasks.loading import load_source
+from polytask.tasks.loading import fit_targets, open_source
 from polytask.tasks.overlap import shared_rows
 from polytask.tasks.preprocess import Preprocessor
-from polytask.tasks.sources.raw import RawRows
 from polytask.tasks.sources.stream import Stream
 from polytask.tasks.target import Target
 from polytask.tasks.task import Task
@@ -40,7 +37,7 @@ class SourceData:
     """One source, split and fitted.
 
     Attributes:
-        tasks: names of the tasks whose labels it has.
+        tasks: names of the tasks whose labels it has; in its test split there may be those of more (`held_out`).
         splits: "train", "valid" and, where there is one, "test".
         remarks: what a reader of the run should know (truncated texts, dropped rows, ...).
     """
@@ -116,37 +113,43 @@ def load_data(
     specs = spec.named_sources(tuple(datasets))
     if not specs:
         raise MissingInput(
-            "data: say where the rows are (table, arrays, images, builtin, scenes, synthetic or sources), or hand "
-            "them over from Python"
+            f"data: say where the rows are (table, arrays, images, {', '.join(MADE)} or sources), or hand them over "
+            "from Python"
         )
     for name in datasets:
         if name not in specs:
             raise UnknownName("source", name, specs, where="data handed over from Python")
     by_source = assign_tasks(tasks, list(specs))
+    held_out = held_out_tasks(tasks, list(by_source))
     reserved = list(dict.fromkeys(column for task in tasks for column in task.columns))
-    targets: dict[str, Target] = {}
-    sources: dict[str, SourceData] = {}
-    raw: dict[str, tuple[RawRows, list[str], np.ndarray]] = {}
-    for name, own in by_source.items():
-        loaded = load_source(
+    opened = {
+        name: open_source(
             name,
             specs[name],
-            own,
+            [*own, *held_out[name]],
             reserved=reserved,
             data_dir=data_dir,
             beside=beside,
             tokenizer=tokenizer,
             handed_over=datasets.get(name),
         )
-        targets |= loaded.targets
-        sources[name] = SourceData(name, list(loaded.targets), loaded.splits, loaded.preprocessor, loaded.remarks)
-        raw[name] = (loaded.rows, loaded.columns, loaded.assignment)
-    ordered = {task.name: targets[task.name] for task in tasks if task.name in targets}
-    if not ordered:
+        for name, own in by_source.items()
+    }
+    targets = fit_targets(by_source, opened)
+    if not targets:
         raise DataError("no task is left: every one is degenerate and `degenerate: drop` dropped it")
-    kept = {name: source for name, source in sources.items() if source.tasks}
-    shared = shared_rows({name: raw[name] for name in kept})
-    return Data(ordered, kept, () if shared is None else (shared,))
+    sources: dict[str, SourceData] = {}
+    for name, own in by_source.items():
+        fitted = [targets[task.name] for task in own if task.name in targets]
+        if fitted:
+            scored = [targets[task.name] for task in held_out[name] if task.name in targets]
+            splits = opened[name].splits(fitted, scored)
+            remarks = [*opened[name].remarks, *opened[name].preprocessor.remarks(name)]
+            names = [target.task.name for target in fitted]
+            sources[name] = SourceData(name, names, splits, opened[name].preprocessor, remarks)
+    shared = shared_rows({name: (opened[name].rows, opened[name].columns, opened[name].assignment) for name in sources})
+    ordered = {task.name: targets[task.name] for task in tasks if task.name in targets}
+    return Data(ordered, sources, () if shared is None else (shared,))
 
 
 def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]:
@@ -156,15 +159,30 @@ def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]
     """
     by_source: dict[str, list[Task]] = {name: [] for name in sources}
     for task in tasks:
-        name = task.source or (sources[0] if len(sources) == 1 else task.name)
-        if task.source is None and name not in by_source:
+        names = task.sources or (sources[0] if len(sources) == 1 else task.name,)
+        if task.source is None and names[0] not in by_source:
             raise BadValue(
                 "source", None, f"one of {', '.join(sources)}, as there are several sources", f"tasks.{task.name}"
             )
-        if name not in by_source:
-            raise UnknownName("source", name, sources, where=f"tasks.{task.name}")
-        by_source[name].append(task)
+        for name in names:
+            if name not in by_source:
+                raise UnknownName("source", name, sources, where=f"tasks.{task.name}")
+            by_source[name].append(task)
     return {name: own for name, own in by_source.items() if own}
+
+
+def held_out_tasks(tasks: list[Task], trained: list[str]) -> dict[str, list[Task]]:
+    """source -> the tasks that are only scored on it; `trained` are the sources that other tasks are trained on.
+
+    Raises: UnknownName for a source that no task is trained on: nothing would have learned to read its rows.
+    """
+    found: dict[str, list[Task]] = {name: [] for name in trained}
+    for task in tasks:
+        for name in task.held_out:
+            if name not in found:
+                raise UnknownName("source that a task is trained on", name, trained, f"tasks.{task.name}.held_out")
+            found[name].append(task)
+    return found
 
 
 def read_inputs(directory: Path) -> tuple[dict[str, Preprocessor], dict[str, Target]]:

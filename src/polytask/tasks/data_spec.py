@@ -129,7 +129,19 @@ class SyntheticSpec(_Strict):
         return self
 
 
-MADE = ("builtin", "scenes", "synthetic")
+class SensorSpec(_Strict):
+    """The pictures of two handwritten digits (`builtin: multidigits`) as another sensor would see them.
+
+    size: height and width. style: `plain`, `inverted` (both of one channel), `colours` of ink and paper that differ
+    from picture to picture, or `edges` (both of three). pairs: another number pairs the digits otherwise.
+    """
+
+    size: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]] = (28, 28)
+    style: Literal["plain", "inverted", "colours", "edges"] = "plain"
+    pairs: int = Field(default=0, ge=0)
+
+
+MADE = ("builtin", "scenes", "synthetic", "sensor")
 """Origins whose rows come with a split and in the number that is asked for."""
 
 
@@ -139,6 +151,7 @@ class SourceSpec(_Strict):
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array, or a folder
     SPLIT/COLUMN/ROW.npy. images: a table with the paths of images in a column of kind image, relative to `root`
     (default: the table's folder). builtin: bundled data. scenes: generated pictures. synthetic: a generated table.
+    sensor: the bundled pictures seen otherwise.
     None of these: rows handed over from Python under the source's name.
     join: more columns of a table's rows, {another table: the column that both have}.
     features: column -> kind, where the column's type does not say enough; numeric: what other number columns are.
@@ -154,6 +167,7 @@ class SourceSpec(_Strict):
     builtin: Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": SOURCES.names()})] | None = None
     scenes: SceneSpec | None = None
     synthetic: SyntheticSpec | None = None
+    sensor: SensorSpec | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)

@@ -1,6 +1,6 @@
 """One source: raw rows -> columns -> split -> fitted targets and features -> rows ready for a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,39 @@ STREAM_ABOVE = 2 * 1024**3  # bytes on disk; a table below this is held in memor
 
 
 @dataclass
-class Loaded:
-    """What `load_source` gives; rows, columns (the features) and assignment (splits) are what it was made of."""
+class Opened:
+    """A source whose features are fitted and whose labels are not read yet.
 
-    targets: dict[str, Target]
-    splits: dict[str, Examples | Stream]
-    preprocessor: Preprocessor
+    Attributes:
+        columns: the features.
+        assignment: the split of each row.
+        remarks: what a reader of the run should know.
+    """
+
+    name: str
+    spec: SourceSpec
     rows: RawRows
     columns: list[str]
     assignment: np.ndarray
+    training: "_TrainingRows"
+    preprocessor: Preprocessor
     remarks: list[str] = field(default_factory=list)
 
+    def splits(self, targets: list[Target], held_out: list[Target]) -> dict[str, Examples | Stream]:
+        """The rows of each split, with the labels of these tasks; those held out are in the test split only."""
+        streamed, found = stream_settings(self.rows, self.spec), {}
+        for number, split in enumerate(SPLITS):
+            chosen, own = self.assignment == number, [*targets, *(held_out if split == "test" else ())]
+            if not chosen.any():
+                continue
+            if streamed is None:
+                found[split] = _examples(self.rows, chosen, self.preprocessor, own, self.name)
+            else:
+                found[split] = Stream(self.rows, chosen, self.preprocessor, own, self.name, streamed)
+        return found
 
-def load_source(
+
+def open_source(
     name: str,
     spec: SourceSpec,
     tasks: list[Task],
@@ -49,8 +69,9 @@ def load_source(
     beside: Path | None,
     tokenizer: str | None = None,
     handed_over: Any = None,
-) -> Loaded:
-    """Args: reserved: columns of labels and masks of any task of the run, which are features nowhere."""
+) -> Opened:
+    """Args: tasks: whose labels it has. reserved: columns of labels and masks of any task of the run, which are
+    features nowhere."""
     rows = open_rows(name, spec, tasks, data_dir=data_dir, beside=beside, handed_over=handed_over)
     _check_columns(rows, spec, tasks)
     columns = feature_columns(rows, spec, reserved)
@@ -71,18 +92,31 @@ def load_source(
     if _drop_unreadable(rows, preprocessor, assignment, remarks, streamed):
         check_not_empty(assignment, effective_split(spec), rows.where)
     preprocessor.fit(training)
-    targets = _fit_targets(rows, spec, tasks, training, remarks)
-    splits = {
-        split: (
-            Stream(rows, assignment == number, preprocessor, list(targets.values()), name, streamed)
-            if streamed is not None
-            else _examples(rows, assignment == number, preprocessor, list(targets.values()), name)
-        )
-        for number, split in enumerate(SPLITS)
-        if (assignment == number).any()
-    }
-    remarks.extend(preprocessor.remarks(name))
-    return Loaded(targets, splits, preprocessor, rows, columns, assignment, remarks)
+    return Opened(name, spec, rows, columns, assignment, training, preprocessor, remarks)
+
+
+def fit_targets(by_source: Mapping[str, list[Task]], opened: Mapping[str, Opened]) -> dict[str, Target]:
+    """Each task fitted on the training rows of all its sources; one that `degenerate: drop` drops is left out."""
+    of_task: dict[str, list[str]] = {}
+    chunks: dict[str, list[pl.DataFrame]] = {}
+    for name, tasks in by_source.items():
+        columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
+        chunks[name] = [frame for frame, _ in opened[name].training.read(columns)]  # labels only fit in memory
+        for task in tasks:
+            of_task.setdefault(task.name, []).append(name)
+    every = {task.name: task for tasks in by_source.values() for task in tasks}
+    targets: dict[str, Target] = {}
+    for task, names in of_task.items():
+        frames = [frame for name in names for frame in chunks[name]]
+        place = ", ".join(opened[name].rows.where for name in names)
+        first = opened[names[0]]
+        allowed = first.spec.degenerate != "error"
+        target = Target.fit(every[task], frames, place=place, allow_degenerate=allowed)
+        if target.degenerate and first.spec.degenerate == "drop":
+            first.remarks.append(f"{target.degenerate}; the task is dropped (degenerate: drop)")
+        else:
+            targets[task] = target
+    return targets
 
 
 def load_part(
@@ -232,21 +266,6 @@ def _drop_unreadable(
             f"{rows.where}: {dropped} rows dropped, whose {' or '.join(columns)} cannot be read (invalid: drop)"
         )
     return dropped
-
-
-def _fit_targets(
-    rows: RawRows, spec: SourceSpec, tasks: list[Task], training: _TrainingRows, remarks: list[str]
-) -> dict[str, Target]:
-    columns = list(dict.fromkeys(column for task in tasks for column in task.columns))
-    chunks = [frame for frame, _ in training.read(columns)]  # label columns only, so they fit in memory
-    targets = {}
-    for task in tasks:
-        target = Target.fit(task, chunks, place=rows.where, allow_degenerate=spec.degenerate != "error")
-        if target.degenerate and spec.degenerate == "drop":
-            remarks.append(f"{target.degenerate}; the task is dropped (degenerate: drop)")
-            continue
-        targets[task.name] = target
-    return targets
 
 
 def _examples(

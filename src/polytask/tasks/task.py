@@ -50,7 +50,8 @@ class Task(BaseModel):
         where: a column: the label exists only where it is true or not zero.
         group_by: a column whose rows with one value belong together (a user's): what ranking compares within, and some
             metrics. It may be a feature.
-        source: the name of the data source, where there are several.
+        source: the name of the data source, where there are several, or of those that have labels of it.
+        held_out: more sources that have labels of it, on which it is scored at the end and never trained or selected.
         product_of: binary tasks; the task's probability is the product of theirs, and it has no head of its own.
         loss, metric: names that the kind allows.
         role: `target` tasks are what the model is for and make the selection score; `auxiliary` ones help;
@@ -73,7 +74,8 @@ class Task(BaseModel):
     ignore: LabelValue | None = None
     where: str | None = None
     group_by: str | None = None
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
+    held_out: tuple[str, ...] = ()
     product_of: tuple[str, ...] | None = None
     loss: str = ""
     metric: str = ""
@@ -99,6 +101,11 @@ class Task(BaseModel):
     @property
     def label_columns(self) -> tuple[str, ...]:
         return self.labels if self.labels is not None else (self.label or self.name,)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Those that are named; none where the only source, or the one of the task's name, is meant."""
+        return (self.source,) if isinstance(self.source, str) else self.source or ()
 
     @property
     def behaviour(self) -> Kind:
@@ -137,6 +144,7 @@ class Task(BaseModel):
         if self.positive is not None and self.at_least is not None:
             raise BadValue("at_least", self.at_least, "nothing beside `positive`: one of them says what is 1", where)
         self._check_groups(where)
+        self._check_sources(where)
         if self.product_of is not None and (self.kind != "binary" or self.head.hidden_sizes):
             found = self.kind if self.kind != "binary" else f"a head with layers {list(self.head.hidden_sizes)}"
             raise BadValue("a task with product_of", found, "kind binary without a head: its factors have heads", where)
@@ -145,6 +153,12 @@ class Task(BaseModel):
             if values is not None and (len(values) < least or _repeats(values)):
                 raise BadValue(option, list(values), f"{least} or more values, each once", where)
         return self
+
+    def _check_sources(self, where: str) -> None:
+        if self.source is not None and (not self.sources or _repeats(self.sources)):
+            raise BadValue("source", list(self.sources), "one or more sources, each once", where)
+        if _repeats((*self.sources, *self.held_out)):
+            raise BadValue("held_out", list(self.held_out), "sources that `source` does not name, each once", where)
 
     def _check_groups(self, where: str) -> None:
         from polytask.tasks.metrics import METRICS  # needs torch, which a recipe's schema does not
@@ -195,7 +209,7 @@ def _check_product(task: Task, tasks: Mapping[str, Task]) -> None:
             raise BadValue("a factor", found, "a binary task that is no product", where)
         if factor.role == "training_only" and task.role != "training_only":
             raise BadValue("role", factor.role, f"{task.role}, as its product {task.name!r} stays in the model", where)
-        if factor.source != task.source:
+        if factor.sources != task.sources:
             raise BadValue("source", factor.source, f"{task.source}, as that of its product {task.name!r}", where)
 
 

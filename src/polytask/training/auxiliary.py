@@ -39,11 +39,15 @@ class WithAuxiliary(nn.Module):
     def sharing(self) -> Any:
         return self.model.sharing
 
-    def forward(self, inputs: Mapping[str, Tensor], tasks: Iterable[str]) -> dict[str, Tensor]:
-        return self._with_guesses(self.model(inputs, tasks))
+    @property
+    def stems(self) -> Any:
+        return self.model.stems
 
-    def representation(self, inputs: Mapping[str, Tensor], tasks: Iterable[str]) -> Tensor:
-        return self.model.representation(inputs, tasks)
+    def forward(self, inputs: Mapping[str, Tensor], tasks: Iterable[str], **stem: str) -> dict[str, Tensor]:
+        return self._with_guesses(self.model(inputs, tasks, **stem))
+
+    def representation(self, inputs: Mapping[str, Tensor], tasks: Iterable[str], **stem: str) -> Tensor:
+        return self.model.representation(inputs, tasks, **stem)
 
     def from_representation(self, representation: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
         return self._with_guesses(self.model.from_representation(representation, tasks))

@@ -66,12 +66,16 @@ class WithGenerated(nn.Module):
         with seeded(seed, "generated", task):
             self.auxiliary = nn.Linear(model.sharing.representation_width, sum(groups))
 
-    def forward(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+    @property
+    def stems(self) -> Any:
+        return self.model.stems
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: Sequence[str], **stem: str) -> dict[str, Tensor]:
         """As the model's; the generator's outputs stand behind the head's, for the loss to make labels of."""
         if self.task not in tasks:  # rows of another source
-            return self.model(inputs, tasks)
+            return self.model(inputs, tasks, **stem)
         learned = [task for task in tasks if not task.startswith(f"{self.task}.")]
-        shared = self.model.representation(inputs, learned)
+        shared = self.model.representation(inputs, learned, **stem)
         outputs = self.model.from_representation(shared, learned)
         made = self.generator(inputs)
         return {

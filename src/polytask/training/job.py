@@ -14,6 +14,7 @@ from polytask.core.inputs import InputSchema
 from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
 from polytask.sharing.spec import DecoderSpec, check_stems
+from polytask.sharing.stems import one_schema
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
 from polytask.training.auxiliary import WithAuxiliary
@@ -87,10 +88,10 @@ class Job:
         }
 
     @property
-    def sources(self) -> dict[str, str]:
-        """task -> its source."""
-        of = {task: name for name, source in self.data.sources.items() for task in source.tasks}
-        return {task: of[task] for task in self.tasks}
+    def sources(self) -> dict[str, list[str]]:
+        """task -> the sources that it is trained on."""
+        sources = self.data.sources.items()
+        return {task: [name for name, source in sources if task in source.tasks] for task in self.tasks}
 
     def build(self) -> MultiTaskModel:
         return self._built(self.model, self.targets)
@@ -130,10 +131,10 @@ class Job:
             return None
         task = stage.rule.generated.task
         groups = groups_of(self.targets[task], stage.rule.generated.classes)
-        source = self.sources[task]
+        schema = one_schema({name: self.schemas[name] for name in self.sources[task]})
         spec = ModelSpec(encoder=self.model.encoder, sharing={"kind": "hard"})
         seed = start_of_generator(self.run.seed)
-        made = build_model(spec, self.schemas[source], {task: sum(groups)}, seed=seed, encoder=self.encoder)
+        made = build_model(spec, schema, {task: sum(groups)}, seed=seed, encoder=self.encoder)
         return WithGenerated(model, OneTask(made, task), task, groups, seed)
 
     def with_auxiliary(self, model: MultiTaskModel, stage: StageSpec) -> WithAuxiliary | None:
@@ -158,11 +159,15 @@ class Job:
             "python_encoder": self.encoder is not None,
             "attachments": [each.model_dump(mode="json") for each in self.attachments],
             "schemas": {name: schema.to_json() for name, schema in self.schemas.items()},
-            "sources": {task: self.sources[task] for task in targets},
+            "sources": {task: _one_or_all(self.sources[task]) for task in targets},
             "outputs": {task: target.outputs for task, target in targets.items()},
             "products": {task: list(factors) for task, factors in products_of(targets).items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
         }
+
+
+def _one_or_all(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
 
 
 def products_of(targets: Mapping[str, Target]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from polytask.checkpoints import Checkpoint, point, pointed, read_checkpoint, up
 from polytask.checkpoints.directory import json_bytes, write_file
 from polytask.core.errors import NotFinite
 from polytask.evaluation.gates import gate_report
-from polytask.evaluation.scores import evaluate, selection_score
+from polytask.evaluation.scores import evaluate, outputs_on, selection_score
 from polytask.tasks.examples import Batch
 from polytask.training import snapshot
 from polytask.training.batchnorm import synchronize_batchnorm
@@ -259,10 +259,10 @@ class _Session:
             assert best is not None
             self._best_tensors = snapshot.whole(read_checkpoint(best))
         self.model.load_state_dict(self._best_tensors)
-        test = self._tested()
+        test, by_source = self._tested()
         with self.devices.autocast():
             gates = gate_report(self.model, self._valid_rows, job.targets, EVALUATION_BATCH)
-        results = run_results(job, self.model, progress, test, gates, self.devices.device)
+        results = run_results(job, self.model, progress, test, gates, self.devices.device, by_source)
         scores = {"valid": progress.best_valid, **({"test": test} if test else {})}
 
         def write() -> dict[str, Any]:
@@ -277,14 +277,16 @@ class _Session:
 
         return self.devices.on_first(write)
 
-    def _tested(self) -> dict[str, Any]:
-        """task -> metric -> value, of the tasks whose source has a test split."""
+    def _tested(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """task -> metric -> value, of the tasks whose source has a test split; task -> source -> metric -> value of
+        those that several sources have labels of."""
         tasks = [task for name in self._test_splits for task in self.job.data.sources[name].tasks]
         targets = {task: target for task, target in self.job.targets.items() if task in tasks}
         if not targets:
-            return {}
+            return {}, {}
         with self.devices.autocast():
-            return evaluate(self.model, self._frozen.rows(self._test_splits), targets, EVALUATION_BATCH)[0]
+            found = outputs_on(self.model, self._frozen.rows(self._test_splits), targets, EVALUATION_BATCH)
+        return found.metrics(), found.by_source()
 
     def _event(self, event: str, **values: Any) -> None:
         progress, stage = self.progress, self._stage

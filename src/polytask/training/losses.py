@@ -1,7 +1,7 @@
 """Pieces of a batch -> the tasks' losses, and the same again as a function of the parameters."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.func import functional_call
 from polytask.balancing.session import VALIDATION
 from polytask.core.errors import MissingInput
 from polytask.core.noise import Noise
+from polytask.sharing.stems import named_stem
 from polytask.sharing.tape import listen
 from polytask.tasks.examples import Batch
 from polytask.tasks.target import Target
@@ -45,10 +46,10 @@ def task_losses(
     one: what is computed must not depend on the process.
     """
     losses: dict[str, Tensor] = {}
-    counts: dict[str, float] = {}
     shared: list[Tensor] = []
-    for piece in pieces:
-        found = label_counts([piece], targets)
+    by_piece = [label_counts([piece], targets) for piece in pieces]
+    totals = _summed(by_piece)
+    for piece, found in zip(pieces, by_piece, strict=True):
         tasks = [task for task, count in found.items() if count or devices.world > 1]
         if not tasks:
             continue
@@ -63,32 +64,43 @@ def task_losses(
                     f"task {task!r} reaches no parameter that this stage trains; "
                     "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
                 )
-            counts[task] = found[task]
-            losses[task] = numerator / max(found[task], 1)
+            part = numerator / max(totals[task], 1)
             for weight, guess in tape.guesses.get(task, ()):  # of heads that help in training only
                 at_place, _ = targets[task].loss(guess.float(), *of_rows)
-                losses[task] = losses[task] + weight * at_place / max(found[task], 1)
+                part = part + weight * at_place / max(totals[task], 1)
             if task in tape.penalties:  # what the task's gates ask for, as DSelect-k's do
-                losses[task] = losses[task] + tape.penalties[task]
-    return TaskLosses(losses, counts, shared)
+                part = part + tape.penalties[task] * (found[task] / totals[task] if totals[task] else 1.0)
+            losses[task] = losses[task] + part if task in losses else part
+    return TaskLosses(losses, {task: totals[task] for task in losses}, shared)
 
 
 def _outputs(model: Any, batch: Batch, tasks: list[str], shared: list[Tensor] | None) -> dict[str, Tensor]:
     """The outputs; the representation that they are computed from is appended to `shared`, if that is a list."""
+    stem = named_stem(model, batch.source)
     if shared is None:
-        return model(batch.inputs, tasks)
-    shared.append(model.representation(batch.inputs, tasks))
+        return model(batch.inputs, tasks, **stem)
+    shared.append(model.representation(batch.inputs, tasks, **stem))
     return model.from_representation(shared[-1], tasks)
 
 
 def label_counts(pieces: Sequence[Batch], targets: Mapping[str, Target]) -> dict[str, float]:
     """Task -> how many labels of it, or pairs of labels, these pieces have."""
-    return {
-        task: float(target.count(piece.labels[task], piece.present[task], piece.groups.get(task)).item())
+    return _summed(
+        {
+            task: float(target.count(piece.labels[task], piece.present[task], piece.groups.get(task)).item())
+            for task, target in targets.items()
+            if task in piece.labels
+        }
         for piece in pieces
-        for task, target in targets.items()
-        if task in piece.labels
-    }
+    )
+
+
+def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for found in counts:
+        for task, count in found.items():
+            total[task] = total.get(task, 0.0) + count
+    return total
 
 
 def parts(pieces: Sequence[Batch], number: int) -> list[list[Batch]]:
@@ -141,14 +153,24 @@ class Forward:
         chosen = drawn_rows(self.pieces, fraction, self.seed)
         return task_losses(self._unchanging(None), chosen, self.targets, self.devices).losses
 
-    def _unchanging(self, parameters: Mapping[str, Tensor] | None) -> Any:
-        """The model as a function that leaves its buffers alone."""
+    def _unchanging(self, parameters: Mapping[str, Tensor] | None) -> "_Unchanging":
         used = {name: buffer.clone() for name, buffer in self.model.named_buffers()} | dict(parameters or {})
+        return _Unchanging(self.model, used)
 
-        def call(inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
-            return functional_call(self.model, used, (inputs, tasks))
 
-        return call
+@dataclass(frozen=True)
+class _Unchanging:
+    """The model as a function that leaves its buffers alone."""
+
+    model: nn.Module
+    used: dict[str, Tensor]
+
+    @property
+    def stems(self) -> Any:
+        return getattr(self.model, "stems", None)
+
+    def __call__(self, inputs: Mapping[str, Tensor], tasks: Sequence[str], **stem: str) -> dict[str, Tensor]:
+        return functional_call(self.model, self.used, (inputs, tasks), stem)
 
 
 def drawn_rows(pieces: Sequence[Batch], fraction: float, seed: int) -> list[Batch]:

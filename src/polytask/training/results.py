@@ -20,12 +20,14 @@ def run_results(
     test: Mapping[str, Any],
     gates: Mapping[str, Any],
     device: torch.device,
+    by_source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The results of a run that is done.
 
     Args:
         test: task -> metric -> value on the test split; a task whose source has none is left out.
         gates: what the model's gates and experts do on the validation split; empty where there are none.
+        by_source: task -> source -> metric -> value on the test split, of tasks that several sources have labels of.
     """
     tasks = {
         task: {
@@ -33,6 +35,7 @@ def run_results(
             "metric": target.task.metric,
             "higher_is_better": METRICS[target.task.metric].higher_is_better,
             "role": target.task.role,
+            **({"held_out": list(target.task.held_out)} if target.task.held_out else {}),
         }
         for task, target in job.targets.items()
     }
@@ -43,6 +46,7 @@ def run_results(
         "tasks": tasks,
         "valid": progress.best_valid,
         "test": dict(test),
+        **({"test_by_source": dict(by_source)} if by_source else {}),
         "score": progress.best_score,
         "best_step": progress.best_step,
         "steps": progress.step,

@@ -59,7 +59,7 @@ class M3ViT(Dense):
                 self.layers.append(
                     Routed(f"layer.{layer}", self.tasks, width, options, seed)
                     if layer % 2
-                    else Block(width, options.heads, options.feedforward, 0.0, "m3vit")
+                    else Block(width, options.heads, options.feedforward, 0.0, "sharing 'm3vit'")
                 )
         self.norm = nn.LayerNorm(width)
 
@@ -80,7 +80,7 @@ class Routed(Attention):
     """Attention, then for each token the weighted sum of what its experts make of it, added to it."""
 
     def __init__(self, place: str, tasks: list[str], width: int, options: M3ViT.Options, seed: int) -> None:
-        super().__init__(width, options.heads, 0.0, "m3vit")
+        super().__init__(width, options.heads, 0.0, "sharing 'm3vit'")
         names = numbered("shared", options.experts)
         self.balance, self.network_norm = options.balance, nn.LayerNorm(width)
         inner = options.feedforward * width // getattr(options.gate.select, "k", 1)

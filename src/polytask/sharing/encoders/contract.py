@@ -167,19 +167,22 @@ def _checked_tokens(encoder: nn.Module, tokens: Tokens, width: int, what: str) -
 
 
 def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:
-    """Inputs of this schema that mean nothing; a text has three tokens."""
+    """Inputs of this schema that mean nothing; a text or a sequence has three tokens."""
     inputs = {key: torch.zeros(rows, *shape) for key, shape in schema.shapes.items()}
     if schema.cardinalities:
         inputs["categorical"] = torch.zeros(rows, len(schema.cardinalities), dtype=torch.int64)
     if schema.text:
         inputs["input_ids"] = torch.zeros(rows, 3, dtype=torch.int64)
         inputs["attention_mask"] = torch.ones(rows, 3, dtype=torch.int64)
+    if schema.tokens:
+        inputs["tokens"] = torch.zeros(rows, 3, schema.tokens)
     return inputs
 
 
 def schema_keys(schema: InputSchema) -> list[str]:
     """What a source gives, one name a kind of input; a text is one (`text`)."""
-    return [*schema.shapes, *(["categorical"] if schema.cardinalities else []), *(["text"] if schema.text else [])]
+    given = {"categorical": schema.cardinalities, "text": schema.text, "tokens": schema.tokens}
+    return [*schema.shapes, *(name for name, there in given.items() if there)]
 
 
 def require(encoder: str, schema: InputSchema, reads: Iterable[str], *, rest: bool = False) -> None:

@@ -24,10 +24,11 @@ def source(rows: Mapping[str, int], seed: int) -> pl.DataFrame:
     return multidigits(DEFAULT_ROWS | dict(rows), seed)
 
 
-def multidigits(rows: dict[str, int] | None = None, seed: int = 0) -> pl.DataFrame:
+def multidigits(rows: dict[str, int] | None = None, seed: int = 0, pairs: int = 0) -> pl.DataFrame:
     """Columns image ([28, 28] uint8), left, right (the digits), sum, split; no source image serves two splits.
 
-    Args: rows: images a split; seed: decides which source images each split gets and how they are paired.
+    Args: rows: images a split; seed: decides which source images each split gets and how they are paired; pairs:
+        another number pairs the same ones otherwise.
     """
     rows = rows or DEFAULT_ROWS
     digits, values = _enlarged_digits()
@@ -37,8 +38,9 @@ def multidigits(rows: dict[str, int] | None = None, seed: int = 0) -> pl.DataFra
     frames = []
     for split, sources in zip(SPLITS, np.split(order, bounds), strict=True):
         n = rows.get(split, 0)
-        left = sources[noise.child(split, "left").integers(n, len(sources))]
-        right = sources[noise.child(split, "right").integers(n, len(sources))]
+        draw = noise.child(split, *([pairs] if pairs else []))
+        left = sources[draw.child("left").integers(n, len(sources))]
+        right = sources[draw.child("right").integers(n, len(sources))]
         canvas = np.zeros((n, CANVAS, CANVAS), dtype=np.uint8)
         canvas[:, :DIGIT, :DIGIT] = digits[left]
         corner = canvas[:, CANVAS - DIGIT :, CANVAS - DIGIT :]
@@ -58,12 +60,12 @@ def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
 
     random.setstate(state)
     bundled = load_digits()
-    grow = _interpolation(bundled.images.shape[1], DIGIT)
+    grow = interpolation(bundled.images.shape[1], DIGIT)
     enlarged = grow @ bundled.images @ grow.T  # linear along both axes
     return np.rint(enlarged * (255 / 16)).astype(np.uint8), bundled.target.astype(np.int64)
 
 
-def _interpolation(old: int, new: int) -> np.ndarray:
+def interpolation(old: int, new: int) -> np.ndarray:
     """[new, old]: linear interpolation between pixel centres, the border repeated."""
     position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     low = np.minimum(position.astype(int), old - 2)

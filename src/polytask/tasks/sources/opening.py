@@ -48,11 +48,15 @@ def open_rows(
         from polytask.tasks.sources.synthetic import synthetic
 
         return FrameRows(synthetic(spec.synthetic, _rows(spec), spec.seed), f"source {name!r} (synthetic)")
+    if spec.sensor is not None:
+        from polytask.tasks.sources.sensor import sensor
+
+        return FrameRows(sensor(spec.sensor, _rows(spec), spec.seed), f"source {name!r} (sensor)")
     located = spec.table or spec.images or spec.arrays
     if located is None:
         raise MissingInput(
-            f"source {name!r}: say where the rows are (table, arrays, images, builtin, scenes, synthetic), or hand "
-            "them over from Python"
+            f"source {name!r}: say where the rows are (table, arrays, images, {', '.join(MADE)}), or hand them over "
+            "from Python"
         )
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:
