@@ -94,8 +94,8 @@ $(MERGEKIT)/installed:
 bench-merging: $(DEV) $(MERGEKIT)/installed  ## time merges beside mergekit's, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks merging $(ARGS)
 
-bench-balancing: $(DEV)  ## what a balanced step costs, beside torchjd in an environment of its own
-	$(BIN)/python -m benchmarks balancing
+bench-balancing: $(DEV)  ## what a balanced step costs, beside torchjd and LibMTL in an environment of their own
+	$(BIN)/python -m benchmarks balancing $(ARGS)
 
 docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
 	$(BIN)/python docs/generate.py
