@@ -97,10 +97,11 @@ bench-merging: $(DEV) $(MERGEKIT)/installed  ## time merges beside mergekit's, w
 bench-balancing: $(DEV)  ## what a balanced step costs, beside torchjd and LibMTL in an environment of their own
 	$(BIN)/python -m benchmarks balancing $(ARGS)
 
-docs: $(DEV)  ## write what comes from the registry: parts of the pages, the recipe's JSON schema
+docs: $(DEV)  ## write what comes from the registry and the results: parts of the pages, the JSON schemas
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m polytask.recipes.json_schema
 	$(BIN)/python -m polytask.merging.json_schema
+	$(BIN)/python -m benchmarks --tables-only
 
 constraints:  ## pin today's versions: constraints.txt from a fresh environment's pip freeze
 	@rm -rf build/freeze && $(PYTHON) -m venv build/freeze

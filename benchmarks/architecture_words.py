@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polytask.evaluation.formatting import fixed, listed
+from polytask.sharing.names import SHARING
 
 
 def blocks(results: Mapping[str, Any]) -> list[str]:
@@ -25,8 +26,10 @@ def sentences(results: Mapping[str, Any]) -> str:
     beside: dict[str, list[str]] = {}
     for name, about in results["architectures"].items():
         beside.setdefault(about.get("beside", "hard"), []).append(f"`{name}`")
-    others = [f"{listed(names)} beside `{base}`" for base, names in beside.items() if base != "hard"]
-    return f"{said} Ratios are to `hard`; of {', '.join(others)}." if others else said
+    others = [f"those of {listed(names)} to `{base}`" for base, names in beside.items() if base != "hard"]
+    said += f" Ratios are to `hard`, {listed(others)}." if others else ""
+    later = [f"`{name}`" for name in SHARING.names() if name not in results["architectures"]]
+    return f"{said} Not measured yet: {listed(later)}." if later else said
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from polytask.core.rules import find
-from polytask.evaluation.delta import Estimate, estimate, paired_differences
-from polytask.evaluation.formatting import counted, fixed, listed, percent, signed
+from polytask.evaluation.delta import FEW_SEEDS, Estimate, estimate, paired_differences
+from polytask.evaluation.formatting import counted, fixed, in_words, listed, percent, signed
 from polytask.evaluation.table import Row, comparison
 
 LEVEL = 0.05
@@ -111,6 +111,9 @@ def sentences(reference: Line, others: Sequence[Line]) -> str:
     if likely:
         tried = counted(len(others), "comparison")
         said.append(f"Without the correction for {tried}, {likely} of these would be called better.")
+    seeds = len(reference.row.seeds)
+    if seeds < FEW_SEEDS:
+        said.append(f"With {in_words(seeds)} seeds only large differences can be told from noise.")
     return " ".join(said)
 
 
@@ -149,6 +152,20 @@ def caption(others: Sequence[Line], results: Mapping[str, Any]) -> str:
         "initialisation and the order of the rows: the split is always the same. delta-m is beside single-task models. "
         "A rule that reads losses takes one backward pass a step; gram and stack take one a task, cross_gram two. "
         "Every rule has its default parameters, except where its name says otherwise."
+        f"{_small_baselines(results)}"
+    )
+
+
+def _small_baselines(results: Mapping[str, Any]) -> str:
+    """delta-m divides by the single-task scores: one that cannot be told from zero makes it mean nothing."""
+    table = comparison(results)
+    scores = {} if table.baseline_row is None else table.baseline_row.scores
+    values = {task: score.value for task, score in scores.items() if score.value.low is not None}
+    small = [f"{task} ({fixed(value.mean, 3)})" for task, value in values.items() if value.low <= 0 <= value.high]
+    if not small:
+        return ""
+    return (
+        f" delta-m divides by the single-task score of {listed(small)}, which is not told from zero: do not rank by it."
     )
 
 

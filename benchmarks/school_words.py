@@ -31,10 +31,11 @@ def sentences(results: Mapping[str, Any]) -> str:
         if found in verdicts.values()
     ]
     outlying = [_nearer_to_the_greatest(run["outlier_weights"]) for run in rows["robust"]]
-    count = in_words(outlying[0]) if len(set(outlying)) == 1 else f"{min(outlying)} to {max(outlying)}"
+    count = in_words(outlying[0]) if len(set(outlying)) == 1 else f"{min(outlying)} to {max(outlying)}, by the seed,"
     return (
-        f"By the error over all {results['pupils']:,} pupils' test part `robust` is {listed(said)} (paired by seed). "
-        f"Of {results['schools']} schools {count} have an outlier weight nearer to the greatest than to the least."
+        f"By its RMSE over the test part of all {results['pupils']:,} pupils `robust` is {listed(said)} (paired by "
+        f"seed). Of {results['schools']} schools {count} have an outlier weight nearer to the greatest than to the "
+        "least."
     )
 
 

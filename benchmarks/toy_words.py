@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.toy import EXPECTED
+from benchmarks.toy import EXPECTED, fitting
+from polytask.core.names import RULES
 from polytask.evaluation.formatting import fixed, listed
 
 PICTURE = (
@@ -35,9 +36,12 @@ def sentences(results: Mapping[str, Any]) -> str:
     said += [
         f"Stopped by an error: `{name}` ({about['errors'][0]})." for name, about in rules.items() if about["errors"]
     ]
-    if results["left_out"]:
-        left_out = listed(f"`{name}` ({why})" for name, why in results["left_out"].items())
-        said.append(f"Left out: {left_out}.")
+    later, unfit = fitting([name for name in RULES if name not in rules])  # rules that came after the result too
+    left_out = {**results["left_out"], **unfit}
+    if left_out:
+        said.append(f"Left out: {listed(f'`{name}` ({why})' for name, why in left_out.items())}.")
+    if later:
+        said.append(f"Without a walk yet: {listed(f'`{name}`' for name in later)}.")
     return " ".join(said)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from polytask.evaluation.formatting import listed
+from benchmarks.balancing.sides import INTERVAL
+from polytask.evaluation.formatting import fixed, listed
 
 _COLUMNS = {
     "loop": "bare loop",
@@ -21,13 +22,19 @@ _COLUMNS = {
 _GOALS = {"mlp8": 4.4, "mlp40": 12.0}
 _PEERS = [name for name in _COLUMNS if name.startswith(("torchjd", "LibMTL"))]
 
+_HOW_TO_READ = (
+    "Time of a step as a multiple of one with equal weights: the median, below it the quartiles; of `interval`, which "
+    f"keeps weights for {INTERVAL} steps, the mean, since its steps differ. The floor of `representation` is one pass "
+    "of each head, their inner products and one pass of the trunk."
+)
+
 Results = Mapping[str, Any]
 
 
 def blocks(results: Results) -> list[str]:
     """Steps, memory, what the cheap engines lose, rules on losses, solvers, agreement."""
     return [
-        "Time of a step as a multiple of one with equal weights (median; below it the quartiles):",
+        _HOW_TO_READ,
         _steps(results),
         _verdicts(results),
         "Peak memory of a process in MB, imports included:",
@@ -82,15 +89,16 @@ def _memory(results: Results) -> str:
 
 def _fidelity(results: Results) -> str:
     found = results["fidelity"]
-    rules = found.get("rules", {"upgrad": {"cosines": found}})  # early results are of one rule
     said = []
-    for rule, seen in rules.items():
-        cosines = [f"`{name}` {each['median']:.4f} ({each['lowest']:.4f})" for name, each in seen["cosines"].items()]
-        conflicts = f", where {seen['conflicts']:.0%} of the pairs conflict" if "conflicts" in seen else ""
-        said.append(f"{rule}{conflicts}: {listed(cosines)}")
+    for rule, seen in found["rules"].items():
+        cosines = [
+            f"`{name}` {fixed(each['median'], 4)} ({fixed(each['lowest'], 4)})"
+            for name, each in seen["cosines"].items()
+        ]
+        said.append(f"`{rule}`, where {100 * seen['conflicts']:.0f} % of the pairs conflict: {listed(cosines)}")
     return (
         "Cosine of the update with the exact one at the same parameters and batch, median (lowest) over 200 steps of "
-        f"{found.get('problem', 'an MLP with 8 tasks')}, a quarter of the rows for `subset` and 10 steps for "
+        f"{found['problem']}, a quarter of the rows for `subset` and 10 steps for "
         f"`interval`: {'; '.join(said)}."
     )
 
@@ -121,9 +129,7 @@ def _solvers(results: Results) -> str:
 
 def _agreement(results: Results) -> str:
     rows = [["rule", "beside", "difference", "factor"]]
-    found = results["agreement"]
-    libraries = found if "torchjd" in found else {"torchjd": found}  # the first records have torchjd's alone
-    for library, rules in libraries.items():
+    for library, rules in results["agreement"].items():
         rows += [_agreement_row(name, library, about) for name, about in rules.items()]
     if len(rows) == 1:
         return "No other library was there to compare with."
@@ -131,7 +137,8 @@ def _agreement(results: Results) -> str:
         "Combined gradients beside other libraries' on 20 random Jacobians: the largest relative difference after the "
         "best factor between the two, and that factor. More than 1e-5 is in bold; the docstrings say why. Rules that "
         "draw an order (PCGrad, GradVac) are compared with two tasks, where there is none; GradDrop draws signs, each "
-        "library its own. LibMTL computes in float32, and its CAGrad takes three tasks only."
+        "library its own, so its difference means nothing. LibMTL computes in float32, and its CAGrad takes three "
+        "tasks only."
     )
     return f"{text}\n\n{_table(rows)}"
 

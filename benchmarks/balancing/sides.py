@@ -1,4 +1,4 @@
-"""Who takes a step, and how: plain PyTorch, polytask's engines, torchjd."""
+"""Who takes a step, and how: plain PyTorch, polytask's engines, torchjd, LibMTL."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -72,7 +72,7 @@ def _sentences(results: Results) -> str:
         f"split, `{best['name']}` leads; it keeps {_percent(_mean(results, best))} of the experts' test scores, one "
         f"model trained on all tasks {_percent(joint)}, and the base with the experts' heads "
         f"{_percent(_mean(results, results['beside']['base']))}. "
-        f"{counted(len(above), 'merge')} of {len(rows)} did better than joint training. "
+        f"{str(len(above)) if above else 'None'} of the {counted(len(rows), 'merge')} did better than joint training. "
         f"The ten that validation ranks first: {listed(ahead)}."
     )
 

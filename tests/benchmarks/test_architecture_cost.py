@@ -75,3 +75,7 @@ def test_every_architecture_has_its_costs(monkeypatch: pytest.MonkeyPatch) -> No
     sentences, table = architecture_words.blocks(found)
     assert "Against the same formulas written as loops" in sentences
     assert all(f"| `{name}` |" in table for name in SHARING.names())
+    assert f"those of `mtan`, `pad`, `medusa`, `task_expert`, `m3vit` and `{cost.ON_PICTURES}` to" in sentences
+    assert "Not measured yet" not in sentences
+    del found["architectures"]["film"]
+    assert architecture_words.sentences(found).endswith("Not measured yet: `film`.")

@@ -80,6 +80,19 @@ def test_one_seed_is_no_verdict() -> None:
     assert rules_table.sentences(reference, others).startswith("With one seed")
 
 
+def test_few_seeds_and_scores_near_zero_are_said() -> None:
+    few = compared({name: values[:3] for name, values in SCORES.items()})
+    assert rules_table.sentences(*rules_table.lines(few, "equal")).endswith(
+        "With three seeds only large differences can be told from noise."
+    )
+    found = compared(SCORES)
+    assert "seeds only" not in rules_table.sentences(*rules_table.lines(found, "equal"))
+    _, others = rules_table.lines(found, "equal")
+    assert "do not rank" not in rules_table.caption(others, found)
+    found = compared({**SCORES, "single": [0.0, 0.0, 0.0, 0.0, 0.1]})
+    assert "the single-task score of a (0.020), which is not told from zero" in rules_table.caption(others, found)
+
+
 def test_rows_of_two_results_join_where_all_else_is_the_same() -> None:
     first = recorded("x", {name: SCORES[name] for name in ("single", "equal", "good")})
     more = {name: SCORES[name] for name in ("single", "equal", "bad")}

@@ -49,7 +49,8 @@ def test_every_expectation_is_about_a_registered_rule() -> None:
 
 def test_all_fitting_rules_take_a_step_and_are_drawn_and_told(tmp_path: Path) -> None:
     measured = toy.measure(steps=3)
-    assert list(measured["rules"]) + list(measured["left_out"]) != []
+    assert measured["left_out"]["maxl"] == "needs forward"
+    assert {"equal", "famo", "agr_rand"} <= set(measured["rules"])
     assert not [about["errors"] for about in measured["rules"].values() if about["errors"]]
     drawn = toy_picture.figure(measured)
     assert len(drawn.layout.annotations) == len(measured["rules"])
@@ -57,6 +58,14 @@ def test_all_fitting_rules_take_a_step_and_are_drawn_and_told(tmp_path: Path) ->
     assert text.count("\n") == len(measured["rules"]) + 1
     assert "| mgda | 0 of 5 **!** | 5 | – |" in text
     assert "`mgda` (0 of 5, expected 5)" in toy_words.sentences(measured)
+    assert "Without a walk yet" not in toy_words.sentences(measured)
+
+
+def test_rules_that_came_after_a_result_are_named() -> None:
+    measured = toy.measure(["equal", "mgda"], steps=3)
+    text = toy_words.sentences(measured)
+    assert "`coba` (needs validation)" in text
+    assert "Without a walk yet: `uncertainty`, " in text
 
 
 def test_later_rules_join_where_they_walked_alike() -> None:
