@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from tests.training.runs import job
@@ -9,6 +11,7 @@ from tests.training.runs import job
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import BadValue, CheckpointError
+from polytask.core.noise import Noise
 from polytask.studies.experts import JOINT, Experts, train_experts
 
 TASKS = {"click": "binary", "topic": "multiclass"}
@@ -51,6 +54,50 @@ def test_the_experts_merge_and_predict(trained: tuple[Path, Experts], tmp_path: 
     models = {task: str(run) for task, run in experts.tasks.items()}
     polytask.merge({"base": str(experts.base), "tasks": models, "rule": "ties"}, out=tmp_path / "merged")
     assert set(polytask.load(tmp_path / "merged").targets) == set(TASKS)
+
+
+def tangents(folder: Path) -> pl.DataFrame:
+    """Three numbers, each of other directions of the same six, and noise; written to x.csv."""
+    noise, rows = Noise(1, "tangents"), 240
+    x = noise.child("x").normal(6 * rows).reshape(rows, 6)
+    directions = noise.child("directions").normal(18).reshape(6, 3)
+    y = np.tanh(x @ directions) + 0.1 * noise.child("error").normal(3 * rows).reshape(rows, 3)
+    columns = {f"x{i}": x[:, i] for i in range(6)} | {f"y{t}": y[:, t] for t in range(3)}
+    frame = pl.DataFrame({**columns, "split": ["train", "train", "train", "valid", "test", "test"] * (rows // 6)})
+    frame.write_csv(folder / "x.csv")
+    return frame.filter(pl.col("split") == "test")
+
+
+def test_experts_held_near_their_start_add_up_better(tmp_path: Path) -> None:
+    """ITA's claim, on fine-tunes that are long for what they start from: their sum loses what the start knew, and that
+    of fine-tunes under a penalty, plain or by Fisher information, does not."""
+    held_out = tangents(tmp_path)
+    data = {"table": "x.csv", "split": "split"}
+    model = {"encoder": {"kind": "tabular", "hidden_sizes": [16]}}
+    whole = {"version": 1, "data": data, "tasks": {f"y{t}": "regression" for t in range(3)}, "model": model}
+    settings = {"threads": 1, "batch_size": 40, "checkpoint_every": "end", "evaluate_every": 1000}
+
+    def explained(directory: Path) -> float:
+        """The mean share of the variance."""
+        found = polytask.load(directory).predict(held_out)
+        return float(np.mean([1 - (held_out[y] - found[y]).pow(2).mean() / held_out[y].var() for y in whole["tasks"]]))
+
+    first = {**settings, "steps": 40, "optimizer": {"kind": "adam", "lr": 0.01}}
+    polytask.train({**whole, "train": first}, out=tmp_path / "start", data_dir=tmp_path)
+    start, sums = explained(tmp_path / "start"), {}
+    for name, regularizer in {
+        "free": None,
+        "l2_sp": {"kind": "l2_sp", "strength": 0.1},
+        "fisher": {"kind": "fisher", "strength": 30.0, "rows": 60},
+    }.items():
+        further = {**settings, "steps": 100, "optimizer": {"kind": "adam", "lr": 0.02}, "regularizer": regularizer}
+        tuned = {**whole, "model": {**model, "init_from": str(tmp_path / "start")}, "train": further}
+        found = polytask.experts(tuned, out=tmp_path / name, data_dir=tmp_path)
+        polytask.merge({**found, "rule": "task_arithmetic"}, out=tmp_path / f"{name}-merged")
+        sums[name] = explained(tmp_path / f"{name}-merged")
+    assert sums["free"] < start - 0.2
+    assert sums["fisher"] > sums["free"] + 0.2
+    assert sums["l2_sp"] > sums["free"] + 0.2
 
 
 def test_a_second_call_trains_nothing_again(trained: tuple[Path, Experts]) -> None:

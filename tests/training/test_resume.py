@@ -21,7 +21,13 @@ STREAMED = {**TABLE, "stream": {"buffer_rows": 40, "block_rows": 16}}
 SCHEDULED = {"kind": "cosine", "warmup": 0.2}
 STAGES = [
     {"name": "warm", "trainable": ["heads"], "tasks": ["click", "topic"], "steps": 3, "batch_size": 32},
-    {"name": "joint", "rule": {"kind": "dwa", "temperature": 1.0}, "epochs": 3, "batch_size": 32},
+    {
+        "name": "joint",
+        "rule": {"kind": "dwa", "temperature": 1.0},
+        "regularizer": {"kind": "fisher", "strength": 1.0, "rows": 8},
+        "epochs": 3,
+        "batch_size": 32,
+    },
 ]
 RECIPES = {
     "dropout and learnt weights": {"train__rule": "uncertainty", "model__encoder": DROPOUT, "data": TABLE},

@@ -12,7 +12,7 @@ from polytask.core.errors import MissingInput, UnknownName
 from polytask.core.noise import Noise
 from polytask.core.validation import validated
 from polytask.evaluation.trained import load
-from polytask.merging.distributions import Outputs
+from polytask.merging.distributions import Outputs, kind_by_loss
 from polytask.merging.inputs import Inputs
 from polytask.merging.jobs import Source
 from polytask.merging.opening import Opened
@@ -25,9 +25,6 @@ from polytask.tasks.data import DataSpec, read_inputs
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.loading import load_part
 from polytask.tasks.target import Target
-
-KINDS: dict[str, Outputs] = {"cross_entropy": "classes", "binary_cross_entropy": "labels"}
-"""What the outputs of a task are, by its loss; those of every other loss are values."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class RunSamples:
         return run.model(batch.to(device).inputs, run.heads[batch.source], **named_stem(run.model, batch.source))
 
     def kind(self, task: str, head: str, outputs: Tensor) -> Outputs:
-        return KINDS.get(self._runs[task].targets[head].task.loss, "values")
+        return kind_by_loss(self._runs[task].targets[head].task.loss)
 
     def loss(self, task: str, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor | None:
         targets, found = self._runs[task].targets, []

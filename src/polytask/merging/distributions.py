@@ -61,6 +61,12 @@ def kind_of(outputs: Tensor) -> Outputs:
     return "labels" if outputs.dim() < 2 or outputs.shape[-1] == 1 else "classes"
 
 
+def kind_by_loss(loss: str) -> Outputs:
+    """What the outputs of a task are that is trained by this loss."""
+    known: dict[str, Outputs] = {"cross_entropy": "classes", "binary_cross_entropy": "labels"}
+    return known.get(loss, "values")
+
+
 def _of_rows(values: Tensor) -> Tensor:
     return values.flatten(1).mean(1) if values.dim() > 1 else values
 

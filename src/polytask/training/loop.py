@@ -123,6 +123,8 @@ class _Session:
                 self._stage_state = None
                 if stage.chosen_engine is not None:
                     self._write_choice(stage.chosen_engine, is_new=False)
+            else:
+                stage.begin()
             reason = self._run_stage(stage)
             self._event("stop", reason=reason, stage_steps=progress.stage_step)
             if index + 1 < len(stages):
@@ -175,8 +177,8 @@ class _Session:
             if report.cosines is not None:
                 table = [[None if value != value else value for value in row] for row in report.cosines.tolist()]
                 values["cosines"] = {"tasks": report.tasks, "values": table}
-            if stage.attached.values:
-                values["terms"] = dict(stage.attached.values)
+            if terms := stage.terms:
+                values["terms"] = terms
         self._event("step", **values, learning_rate=rate, of=stage.steps)
 
     def _write_choice(self, chosen: str, *, is_new: bool) -> None:

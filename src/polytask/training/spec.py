@@ -175,6 +175,34 @@ def _parts(value: Any) -> Any:
     return {"parts": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class RegularizerSpec(Strict):
+    """A penalty on how far a stage moves the weights: strength / 2 * sum_i F_i (theta_i - start_i)^2.
+
+    Attributes:
+        kind: `l2_sp`, in which every element counts the same (F = 1); `fisher`, in which F is the diagonal of the
+            Fisher information at the start, as in ITA and EWC.
+        strength: 0 is no penalty.
+        parameters: those that are penalised, by the beginning of their name; null is all that the stage trains but the
+            heads.
+        rows: of the training rows that `fisher` measures F on, the number; null is 256.
+    """
+
+    kind: Literal["l2_sp", "fisher"]
+    strength: float = Field(ge=0, allow_inf_nan=False)
+    parameters: tuple[str, ...] | None = Field(default=None, min_length=1)
+    rows: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "RegularizerSpec":
+        if self.rows is not None and self.kind != "fisher":
+            raise ValueError(f"rows belong to fisher, not to {self.kind}")
+        return self
+
+    @property
+    def row_count(self) -> int:
+        return 256 if self.rows is None else self.rows
+
+
 class StageSpec(Strict):
     """One stage: which tasks, from which mixture, which parameters, balanced by which rule, for how long.
 
@@ -185,6 +213,7 @@ class StageSpec(Strict):
         rule, optimizer, schedule, mixture: see their own options.
         attachments: what is added at the shared representation. One that the model computes with belongs to it from
             the run's first stage on; a stage that does not name it leaves it as it is.
+        regularizer: what keeps the weights near those that the stage begins with; null lets them go.
         epochs, steps: the length; one of the two, or neither for one epoch.
         batch_size: rows a step, over all processes.
         accumulate: parts that a step's rows are computed in; the step is that of the whole batch.
@@ -197,6 +226,7 @@ class StageSpec(Strict):
     trainable: tuple[str, ...] | None = Field(default=None, min_length=1)
     rule: Annotated[RuleChoice, BeforeValidator(_rule)] = RuleChoice(kind="equal")
     attachments: Attachments = ()
+    regularizer: RegularizerSpec | None = None
     optimizer: Annotated[OptimizerSpec, BeforeValidator(_kind)] = OptimizerSpec()
     schedule: Annotated[ScheduleSpec, BeforeValidator(_kind)] = ScheduleSpec()
     mixture: Annotated[MixtureSpec, BeforeValidator(_kind)] = MixtureSpec()

@@ -1,13 +1,11 @@
 """One stage of a run: its rows, its parameters, its rule and its optimiser."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from polytask.balancing import BackwardReport
-from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, MissingInput
 from polytask.core.noise import Noise
 from polytask.tasks.examples import Batch, Examples
 from polytask.tasks.mixture import Mixture
@@ -16,7 +14,9 @@ from polytask.training.devices import Devices
 from polytask.training.generated import GeneratedLabels, Spread, generated_names, groups_of, with_labels
 from polytask.training.job import Job, stage_balancer
 from polytask.training.optimizers import build_optimizer, factor, set_learning_rate
+from polytask.training.regularizer import regularizer
 from polytask.training.steps import Steps
+from polytask.training.trainable import choose
 
 
 class Stage:
@@ -45,14 +45,7 @@ class Stage:
         self.spec = spec = job.stages[index]
         self.model, self.devices = model, devices
         self.targets = job.targets_of(spec)
-        used, held_out = (
-            {
-                name: _with_labels_of(self.targets, split)
-                for name, split in rows.items()
-                if any(task in self.targets for task in job.data.sources[name].tasks)
-            }
-            for rows in (splits, validation)
-        )
+        used, held_out = (_of_stage(job, self.targets, rows) for rows in (splits, validation))
         _require_labels_as_large(model, used)
         noise = Noise(job.run.seed, "stage", index)
         self.mixture = Mixture(used, spec.mixture, spec.batch_size, noise.child("mixture").torch_seed())
@@ -65,8 +58,9 @@ class Stage:
         if self.balancer.engine.reads == "representation":
             where = f"stage {spec.name!r}, engine 'representation'"
             _require_one_representation(where, "engine 'exact'", model, list(used), list(self.targets))
-        learnable = _trained_by_losses(model, learnable)
-        chosen = _chosen(model, learnable, spec.trainable, spec.name)
+        trainable = choose(model, learnable, spec.trainable, spec.name)
+        self._regularizer = regularizer(spec, model, trainable, self.targets)
+        chosen = list(trainable.values())
         self._generated = job.with_generated(model, spec)
         targets: dict[str, Any] = dict(self.targets)
         if self._generated is not None and spec.rule.generated is not None:
@@ -96,11 +90,17 @@ class Stage:
             self.attached,
             self.optimizer,
             devices,
+            regularizer=self._regularizer,
             clip=spec.clip,
             number_of_parts=spec.accumulate.parts,
             fraction=spec.rule.engine.fraction or 0.25,
         )
         self._seeds = _Seeds(noise.child("step", devices.rank))
+
+    def begin(self) -> None:
+        """What is measured at the weights that the stage begins with; a resumed stage has it in its state."""
+        if self._regularizer is not None:
+            self._regularizer.begin(self.model, self.mixture, self.targets, self.devices)
 
     def batches(self, step: int) -> Iterable[list[Batch]]:
         """The steps that are left of the epoch that `step` is in."""
@@ -131,6 +131,12 @@ class Stage:
         return report
 
     @property
+    def terms(self) -> dict[str, float]:
+        """What the last step has added to the tasks' losses, by kind."""
+        own = {} if self._regularizer is None else {"regularizer": self._regularizer.value}
+        return {**self.attached.values, **own}
+
+    @property
     def chosen_engine(self) -> str | None:
         """The engine that a timing has found fastest, where the stage asks for one and it has ended."""
         return self.balancer.engine.chosen
@@ -146,6 +152,7 @@ class Stage:
             "attached": self.attached.state_dict(),
             "generated": {} if self._generated is None else self._generated.own_state(),
             "auxiliary": {} if self._auxiliary is None else self._auxiliary.places.state_dict(),
+            "regularizer": {} if self._regularizer is None else self._regularizer.state_dict(),
             "scaler": scaler,
         }
 
@@ -157,6 +164,8 @@ class Stage:
             self._generated.load_own_state(values["generated"])
         if self._auxiliary is not None:
             self._auxiliary.places.load_state_dict(values["auxiliary"])
+        if self._regularizer is not None:
+            self._regularizer.load_state_dict(values["regularizer"])
         if self.devices.scaler is not None and values["scaler"] is not None:
             self.devices.scaler.load_state_dict(values["scaler"])
 
@@ -192,39 +201,6 @@ class _Seeds:
         return int(self._numbers[place]) >> 1
 
 
-def _trained_by_losses(model: Any, learnable: Sequence[str]) -> list[str]:
-    """Without the parameters of attachments that train themselves."""
-    attachments = getattr(model, "attachments", {}).items()
-    own = tuple(f"attachments.{kind}." for kind, attachment in attachments if attachment.trains_itself)
-    return [name for name in learnable if not name.startswith(own)]
-
-
-def _chosen(
-    model: nn.Module, learnable: Sequence[str], prefixes: tuple[str, ...] | None, stage: str
-) -> list[nn.Parameter]:
-    """The learnable parameters that a stage changes; gradients of the others are switched off."""
-    named = dict(model.named_parameters())
-    for prefix in prefixes or ():
-        if not any(_begins(name, prefix) for name in named):
-            beginnings = [name for name, _ in model.named_modules() if name and name.count(".") < 3]
-            raise UnknownName("beginning of a parameter's name", prefix, beginnings, f"stage {stage!r}: trainable")
-    chosen = [name for name in learnable if prefixes is None or any(_begins(name, prefix) for prefix in prefixes)]
-    if not chosen:
-        found = "null" if prefixes is None else list(prefixes)
-        raise BadValue(
-            "trainable", found, "a beginning of names whose parameters are not all frozen", f"stage {stage!r}"
-        )
-    for parameter in named.values():
-        parameter.requires_grad_(False)
-    for name in chosen:
-        named[name].requires_grad_(True)
-    return [named[name] for name in chosen]
-
-
-def _begins(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
-
-
 def _require_one_representation(where: str, instead: str, model: Any, sources: list[str], tasks: list[str]) -> None:
     """An error unless all tasks of the stage read one representation of the same rows."""
     if not model.sharing.shares:
@@ -247,6 +223,16 @@ def _require_labels_as_large(model: Any, splits: Mapping[str, Any]) -> None:
                 found = f"[{', '.join(map(str, labels.shape[1:]))}]"
                 allowed = f"maps of {size[0]} x {size[1]}, as its decoder gives them; model.decoder.strides sets it"
                 raise BadValue(f"task {task!r}: the shape of a label", found, allowed)
+
+
+def _of_stage(job: Job, tasks: Collection[str], splits: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of the sources that have one of these tasks."""
+    sources = job.data.sources
+    return {
+        name: _with_labels_of(tasks, split)
+        for name, split in splits.items()
+        if any(task in tasks for task in sources[name].tasks)
+    }
 
 
 def _with_labels_of(tasks: Iterable[str], split: Any) -> Any:

@@ -13,6 +13,7 @@ from polytask.tasks.target import Target
 from polytask.training.attached import Attached
 from polytask.training.devices import Devices
 from polytask.training.losses import Forward, label_counts, parts, task_losses
+from polytask.training.regularizer import Regularizer
 
 
 class Steps:
@@ -23,6 +24,7 @@ class Steps:
         targets: of the stage.
         balancer, attached, optimizer, devices: of the stage; the attachments' own parameters are left with their
             gradient, for `attached.step`.
+        regularizer: of the stage; its gradient joins the tasks' before the clipping.
         clip: the largest norm of the gradient.
         number_of_parts: of the rows, which are computed one after the other.
         fraction: of the rows, for engine "subset".
@@ -37,6 +39,7 @@ class Steps:
         optimizer: torch.optim.Optimizer,
         devices: Devices,
         *,
+        regularizer: Regularizer | None = None,
         clip: float | None = None,
         number_of_parts: int = 1,
         fraction: float = 0.25,
@@ -44,6 +47,7 @@ class Steps:
         self._model, self._targets, self._devices = model, targets, devices
         self._balancer, self._attached, self._optimizer = balancer, attached, optimizer
         self._parameters = dict(model.named_parameters())
+        self._regularizer = regularizer
         self._clip, self._number_of_parts, self._fraction = clip, number_of_parts, fraction
 
     def take(self, pieces: Sequence[Batch], *, seed: int, validation: Sequence[Batch] = ()) -> BackwardReport | None:
@@ -137,9 +141,11 @@ class Steps:
     def _move(self) -> None:
         """The optimiser's step."""
         optimizer, scaler = self._optimizer, self._devices.scaler
+        if scaler is not None and (self._clip is not None or self._regularizer is not None):
+            scaler.unscale_(optimizer)
+        if self._regularizer is not None:
+            self._regularizer.add_gradients()
         if self._clip is not None:
-            if scaler is not None:
-                scaler.unscale_(optimizer)
             every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(every, self._clip)
         if scaler is None:

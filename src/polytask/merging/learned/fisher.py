@@ -10,7 +10,6 @@ Cost        a backward pass a row and label (a class, but one), each through the
             is cheapest. 4 bytes an element and task.
 """
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -18,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polytask.core.constraints import Folder, Interval
-from polytask.core.errors import BadValue
-from polytask.merging.distributions import Outputs
+from polytask.merging.fisher_information import add_information
 from polytask.merging.learning import Learned, learned
 from polytask.merging.measured import measured
 from polytask.merging.session import MergeSession, require_finite_outputs
@@ -64,26 +62,5 @@ def diagonal(session: MergeSession, task: str, batches: int) -> dict[str, Tensor
         require_finite_outputs(outputs, task)
         rows += len(next(iter(outputs.values())))
         for head, values in outputs.items():
-            for weight, term in _terms(values, session.kind(task, head, values), task):
-                _add_squares(sums, own, term, weight)
+            add_information(sums, own, values, session.kind(task, head, values), f"fisher, task {task!r}")
     return {name: total / rows for name, total in sums.items()}
-
-
-def _terms(outputs: Tensor, kind: Outputs, task: str) -> list[tuple[float, Tensor]]:
-    """(weight, scalar) of every row, such that the sum of weight * slope^2 over them is E_y (d log p)^2, summed."""
-    if outputs.dim() > 2:
-        allowed = "[rows] or [rows, outputs]"
-        raise BadValue("the shape of the outputs", list(outputs.shape), allowed, f"fisher, task {task!r}")
-    if kind == "classes":
-        log = outputs.log_softmax(-1)
-        return [(float(p), one) for row in log for p, one in zip(row.detach().exp(), row, strict=True)]
-    if kind == "labels":  # the slopes of log p and log (1 - p) are (1 - p) and -p times the logit's
-        return [(float(p * (1 - p)), z) for z in outputs.flatten() for p in [z.detach().sigmoid()]]
-    return [(1.0, value) for value in outputs.flatten()]
-
-
-def _add_squares(sums: Mapping[str, Tensor], own: Mapping[str, Tensor], term: Tensor, weight: float) -> None:
-    slopes = torch.autograd.grad(term, list(own.values()), retain_graph=True, allow_unused=True)
-    for total, slope in zip(sums.values(), slopes, strict=True):
-        if slope is not None:
-            total.addcmul_(slope, slope, value=weight)
