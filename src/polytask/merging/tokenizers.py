@@ -1,6 +1,7 @@
 """Whether models number their tokens alike: merged embeddings of different tokens would mean nothing."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,34 @@ def check_tokenizers(plan: MergePlan, inputs: Inputs) -> None:
             _compare(first, vocabulary(ours), name, vocabulary(theirs), plan.vocabulary)
 
 
-def _compare(first: str, ours: dict[str, int], name: str, theirs: dict[str, int], treatment: str) -> None:
+def require_same_tokens(paths: Mapping[str, Path]) -> None:
+    """Inconsistent where two directories' tokenizers differ in a token; one that has none is not looked at."""
+    found = [(name, vocabulary(file)) for name, path in paths.items() if (file := tokenizer_file(path)) is not None]
+    for name, theirs in found[1:]:
+        first, ours = found[0]
+        _compare(first, ours, name, theirs, "error", "their logits are of different tokens")
+
+
+def _compare(
+    first: str,
+    ours: dict[str, int],
+    name: str,
+    theirs: dict[str, int],
+    treatment: str,
+    remedy: str = "say what to do, vocabulary: base or largest",
+) -> None:
     for token, number in ours.items():
         if theirs.get(token, number) != number:
             raise Inconsistent(
                 f"tokenizers: {token!r} is token {number} in {first} and {theirs[token]} in {name}; "
-                "only models that number their tokens alike can be merged"
+                "only models that number their tokens alike go together"
             )
     extra = [token for token in theirs if token not in ours] + [token for token in ours if token not in theirs]
     if extra and treatment == "error":
         owner = name if extra[0] in theirs else first
         raise Inconsistent(
             f"tokenizers: {owner} has the token {extra[0]!r}, which {first if owner == name else name} lacks "
-            f"({len(extra)} differ); say what to do, vocabulary: base or largest"
+            f"({len(extra)} differ); {remedy}"
         )
 
 
