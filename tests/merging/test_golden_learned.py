@@ -56,6 +56,25 @@ def test_adamerging_steps_away_from_even_odds() -> None:
     assert found == pytest.approx((0.3 - 0.01, 0.3 + 0.01), abs=1e-6)
 
 
+def test_wemoe_routers_first_step_is_adamergings() -> None:
+    """The same slopes reach a router's output bias, which counts from 0.3. The slope of the hidden bias is 0, as the
+    output weights start at 0; these have the slope of the bias times a hidden unit that is not negative."""
+    given = models((-2.0, 0.0), 1.0, 1.0)
+    alike = {"layers.0.weight": given["base"]["w"][None]}
+    tuned = {task: {"layers.0.weight": own["w"][None]} for task, own in given["models"].items()}
+    net = nn.Module()
+    net.layers = nn.ModuleList([nn.Linear(2, 1, bias=False)])
+    data = samples(
+        net,
+        {"a": [torch.tensor([[1.0, 0.0]])], "b": [torch.tensor([[0.0, 1.0]])]},
+        forward=lambda model, task, x: model.layers[0](x),
+    )
+    found, _ = learn("wemoe", tuned, data, base=alike, steps=1, learning_rate=0.01, hidden=3)
+    assert found.coefficients == {"a": 0.3, "b": 0.3}
+    assert found.router["router:0:output.bias"].tolist() == pytest.approx([-0.01, 0.01], abs=1e-6)
+    assert found.router["router:0:hidden.bias"].tolist() == [0.0, 0.0, 0.0]
+
+
 def squared(task: str, outputs: Tensor, batch: Tensor) -> Tensor:
     """Both tasks want w = (1.2, 1.2)."""
     return (outputs - batch @ torch.tensor([1.2, 1.2])).square().mean()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from torch import Tensor, nn
 
 import polytask
@@ -12,9 +13,10 @@ from cli.small_recipe import table
 from merging.learned_problem import TASKS, Net, Problem, drawn
 from merging.test_learned_runs import plan, runs
 from polytask.checkpoints import verify_checkpoint
-from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
 from polytask.merging.learning import learn
-from polytask.merging.routing import FILE, Routed, Router, embedding, mixed, scores
+from polytask.merging.routers import EmbeddingRouter, scores
+from polytask.merging.routing import FILE, Routed, embedding, mixed
 from polytask.merging.samples import samples
 
 __all__ = ["runs"]
@@ -27,9 +29,9 @@ def problem() -> Problem:
     return Problem()
 
 
-def merged(problem: Problem, **parameters: Any) -> tuple[Router, dict[str, Tensor], dict[str, Any]]:
+def merged(problem: Problem, **parameters: Any) -> tuple[EmbeddingRouter, dict[str, Tensor], dict[str, Any]]:
     found, tensors = learn("twin_merging", problem.models, problem.samples(), base=problem.base, **parameters)
-    return Router.of_tensors(found.router), tensors, dict(found.facts)
+    return EmbeddingRouter.of_tensors(found.router), tensors, dict(found.facts)
 
 
 def shared_net(task: str, tensors: dict[str, Tensor], problem: Problem) -> Net:
@@ -71,7 +73,7 @@ def test_a_router_that_is_sure_gives_the_expert(problem: Problem) -> None:
     for number, task in enumerate(TASKS):
         sure = torch.zeros_like(output_bias)
         sure[number] = 1e4
-        one = Router(router.factors, (hidden, bias, output, sure))
+        one = EmbeddingRouter(router.experts, (hidden, bias, output, sure))
         net = shared_net(task, tensors, problem)
         expert = shared_net(task, {**tensors, **{n: problem.models[task][n] for n in LINEAR}}, problem)
         x = drawn("rows", (5, 4), 6).double()
@@ -87,10 +89,11 @@ def test_rows_that_look_alike_within_a_task_are_told_apart(problem: Problem) -> 
     learned, _ = learn("twin_merging", problem.models, found, base=problem.base, batches=3)
     assert learned.facts["router_accuracy"] > 0.9
     assert learned.facts["router_loss_last"] < learned.facts["router_loss_first"]
-    router = Router.of_tensors(learned.router)
+    router = EmbeddingRouter.of_tensors(learned.router)
     assert torch.allclose(router.weights(torch.randn(4, 6)).sum(1), torch.ones(4))
     assert all(
-        torch.equal(value, Router.of_tensors(router.tensors()).tensors()[n]) for n, value in learned.router.items()
+        torch.equal(value, EmbeddingRouter.of_tensors(router.tensors()).tensors()[n])
+        for n, value in learned.router.items()
     )
 
 
@@ -111,8 +114,10 @@ def test_what_cannot_be_routed_says_why(problem: Problem) -> None:
     router, tensors, _ = merged(problem, batches=1, steps=1)
     routed = Routed(shared_net("a", tensors, problem), router)
     unlike = pytest.raises(Inconsistent, match=r"layer 'layers.0' reads 3 rows where the router has seen 2")
-    with unlike, mixed(routed.model, router, torch.ones(2, 3)):
+    with unlike, mixed(routed.model, router.experts, lambda name, rows: torch.ones(2, 3)):
         routed.model(torch.ones(3, 4).double(), "a")
+    with pytest.raises(UnknownName, match=r"the routed model: no linear layer with the weight 'layers.1.weight'"):
+        Routed(Bare(), router)
 
 
 def test_positions_are_averaged() -> None:
@@ -125,8 +130,14 @@ def test_positions_are_averaged() -> None:
     assert [len(each) for each in seen] == [3, 2]
 
 
-def test_a_merge_of_runs_predicts_with_its_router(runs: Path, tmp_path: Path) -> None:
-    rule = {"kind": "twin_merging", "rank": 4, "steps": 50, "batches": 2}
+RULES = [
+    {"kind": "twin_merging", "rank": 4, "steps": 50, "batches": 2},
+    {"kind": "wemoe", "steps": 30, "learning_rate": 0.05, "hidden": 4},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["kind"])
+def test_a_merge_of_runs_predicts_with_its_router(runs: Path, tmp_path: Path, rule: dict[str, Any]) -> None:
     found = polytask.merge(plan(runs, rule=rule), out=tmp_path / "out", data_dir=runs)
     assert found["learned"]["coefficients"] == {"sold": 0.3, "size": 0.3}
     assert FILE in verify_checkpoint(tmp_path / "out").card["files"]
@@ -134,13 +145,14 @@ def test_a_merge_of_runs_predicts_with_its_router(runs: Path, tmp_path: Path) ->
     model = polytask.load(tmp_path / "out")
     both, one = model.predict(rows), model.predict(rows, ["size"])
     assert one.equals(both.select(one.columns))
+    assert_frame_equal(model.predict(rows[:3]), both[:3])
     static = {"kind": "task_arithmetic", "scale": 0.3}
     polytask.merge(plan(runs, rule=static, data=None), out=tmp_path / "shared")
     shared = polytask.load(tmp_path / "shared").predict(rows)
     assert not both.select("sold").equals(shared.select("sold"))
     with pytest.raises(CheckpointError, match=r"keeps a router \(router.safetensors\), which a merge would lose"):
         polytask.merge(plan(runs, tasks={"again": str(tmp_path / "out")}, rule="ties", data=None), out=tmp_path / "x")
-    with pytest.raises(BadValue, match="rank is 0; allowed: a number in"):
-        polytask.merge(plan(runs, rule={"kind": "twin_merging", "rank": 0}), out=tmp_path / "y", data_dir=runs)
+    with pytest.raises(BadValue, match="steps is 0; allowed: a number in"):
+        polytask.merge(plan(runs, rule={**rule, "steps": 0}), out=tmp_path / "y", data_dir=runs)
     experts = {task: polytask.load(runs / task).evaluate(table())[task] for task in ("sold", "size")}
     assert set(model.evaluate(table())) == set(experts)

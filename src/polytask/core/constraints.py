@@ -154,6 +154,23 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Patterns:
+    """What names of modules look like (`*.mlp`), any of these; None where nobody chose."""
+
+    def allows(self, value: object) -> bool:
+        named = (
+            isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) and each for each in value)
+        )
+        return value is None or named
+
+    def __str__(self) -> str:
+        return "patterns of modules' names"
+
+    def bad_values(self) -> list[object]:
+        return ["*.mlp", [], [""], [3], 3]
+
+
+@dataclass(frozen=True)
 class TaskName:
     """The name of a task; none is the first. The function sees float64 [T], 1 for that task, if it is present."""
 
@@ -174,7 +191,7 @@ class TaskName:
         return torch.tensor([float(task == chosen) for task in tasks], dtype=torch.float64)
 
 
-Constraint = Interval | Choice | PerTask | TaskName | TaskNames | RuleChoice | Beginning | Folder
+Constraint = Interval | Choice | PerTask | TaskName | TaskNames | RuleChoice | Beginning | Folder | Patterns
 
 
 @dataclass(frozen=True)
@@ -190,7 +207,7 @@ class Parameter:
         """The value as this parameter's type; BadValue if it is not allowed."""
         if self.constraint is not None and not self.constraint.allows(value):
             raise BadValue(self.name, value, str(self.constraint), where)
-        if isinstance(self.constraint, PerTask | TaskName | TaskNames | RuleChoice | Folder):
+        if isinstance(self.constraint, PerTask | TaskName | TaskNames | RuleChoice | Folder | Patterns):
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

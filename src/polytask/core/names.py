@@ -114,4 +114,5 @@ LEARNED: dict[str, str] = {
     "tint": "polytask.merging.learned.tint:tint",
     "dam": "polytask.merging.learned.dam:dam",
     "twin_merging": "polytask.merging.learned.twin_merging:twin_merging",
+    "wemoe": "polytask.merging.learned.wemoe:wemoe",
 }

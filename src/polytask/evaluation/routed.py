@@ -10,9 +10,9 @@ from polytask.sharing.stems import Stems
 
 
 class RoutedModel(nn.Module):
-    """Called as the model is; each task's rows are routed by what its own head reads, whatever else is asked for.
+    """Called as the model is; where rows are routed by what a head reads, each task's are by its own head.
 
-    Cost: two forward passes a task.
+    Cost: that of the router, for each task where it reads heads.
     """
 
     def __init__(self, model: MultiTaskModel, router: Router) -> None:
@@ -31,4 +31,6 @@ class RoutedModel(nn.Module):
         self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
     ) -> dict[str, Tensor]:
         wanted = self.tasks if tasks is None else list(tasks)
-        return {task: self.routed(inputs, [task], stem)[task] for task in wanted}
+        if self.routed.router.reads_heads:
+            return {task: self.routed(inputs, [task], stem)[task] for task in wanted}
+        return self.routed(inputs, wanted, stem)

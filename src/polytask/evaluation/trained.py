@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from polytask.checkpoints import read_checkpoint, resolve
-from polytask.checkpoints.tensors import read_tensors
 from polytask.core.errors import CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.validation import validated
 from polytask.evaluation.routed import RoutedModel
+from polytask.merging.routers import read_router
 from polytask.merging.routing import FILE as ROUTER
-from polytask.merging.routing import Router
 from polytask.sharing import AttachedSpec, ModelSpec, MultiTaskModel, build_model
 from polytask.sharing.stems import named_stem
 from polytask.tasks.data import read_inputs
@@ -202,7 +201,7 @@ def load(directory: str | Path, *, encoder: Callable[..., nn.Module] | None = No
             f"{path}: the tensors do not fit the model of config.json: {str(error).splitlines()[1].strip()}"
         ) from None
     router = path / ROUTER
-    whole = RoutedModel(model, Router.of_tensors(read_tensors(router))) if router.is_file() else model
+    whole = RoutedModel(model, read_router(router)) if router.is_file() else model
     preprocessors, targets = read_inputs(path)
     sources = {name: values["tasks"] for name, values in checkpoint.inputs["sources"].items()}
     kept = {task: targets[task] for task in config["outputs"]}

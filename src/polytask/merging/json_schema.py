@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from polytask.core.constraints import Parameter, PerTask
+from polytask.core.constraints import Parameter, Patterns, PerTask
 from polytask.core.names import LEARNED
 from polytask.merging.contract import find_method, find_transform, method_names, transform_names
 from polytask.merging.learning import find_learned
@@ -64,6 +64,7 @@ _VALUE: dict[str, Any] = {
     ],
 }
 _VALUES: dict[str, Any] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Value"}}
+_NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
 
 def _choice(declared: Mapping[str, Mapping[str, Parameter]]) -> dict[str, Any]:
@@ -73,8 +74,9 @@ def _choice(declared: Mapping[str, Mapping[str, Parameter]]) -> dict[str, Any]:
         for parameter, about in own.items():
             known = parameters.setdefault(parameter, {"description": "", "anyOf": [{"$ref": "#/$defs/Value"}]})
             known["description"] = "; ".join(_parts(known["description"], f"{name}: {about.constraint or about.type}"))
-            if isinstance(about.constraint, PerTask) and len(known["anyOf"]) == 1:
-                known["anyOf"].append(_VALUES)
+            also = {PerTask: _VALUES, Patterns: _NAMES}.get(type(about.constraint))
+            if also is not None and also not in known["anyOf"]:
+                known["anyOf"].append(also)
     own = {"type": "object", "properties": parameters, "additionalProperties": False}
     properties = {"kind": {"enum": list(declared)}, "parameters": own, **parameters}
     return {"properties": properties, "required": ["kind"], "additionalProperties": False}

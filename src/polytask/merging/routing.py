@@ -1,80 +1,142 @@
 """Merged models that keep a router: shared weights, and for each row a mixture of what the experts have beyond them.
 
-What an expert has beyond the shared weights of a linear layer is kept as two thin factors, so a row's own weights are
-never formed: its inputs pass the factors of every expert, which are added up with the row's numbers. The router reads
-the row's embedding under the shared weights: what the first layer of a head reads.
+A row's own weights are never formed: the inputs of a linear layer pass what every expert has beyond the shared one, and
+the outcomes are added up with the row's shares. Where shares come from is a router's own (`merging.routers`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from polytask.core.errors import Inconsistent, MissingInput
+from polytask.core.errors import Inconsistent, MissingInput, UnknownName
 
 FILE = "router.safetensors"
-_LEFT, _RIGHT = "left:", "right:"
-_ROUTER = ("router.hidden.weight", "router.hidden.bias", "router.output.weight", "router.output.bias")
+MASK = "attention_mask"
+"""What models call the mask of a row's own positions, whether it is an argument or among the inputs."""
+
+Shares = Callable[[str, Tensor], Tensor]
+"""(layer, its inputs [B, ..., in]) -> [B, T]: how much of each expert a row gets there."""
 
 
-@dataclass(frozen=True)
-class Router:
-    """Attributes:
-    factors: weight of a linear layer -> left [T, out, rank] and right [T, rank, in] of the experts.
-    layers: the router's own: hidden weight [h, d] and bias, ReLU, output weight [T, h] and bias, softmax.
-    """
+@runtime_checkable
+class Experts(Protocol):
+    """What the experts have beyond the shared linear layer."""
 
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    layers: tuple[Tensor, Tensor, Tensor, Tensor]
+    def outputs(self, rows: Float[Tensor, "B ... in"]) -> Iterator[Float[Tensor, "B ... out"]]:
+        """What each expert adds to the layer's outputs."""
+        ...
 
-    def weights(self, embedding: Float[Tensor, "B d"]) -> Float[Tensor, "B T"]:
-        """Of each expert for each row; they sum to 1."""
-        return scores(self.layers, embedding).softmax(1)
+
+@runtime_checkable
+class Router(Protocol):
+    """What a merge keeps beside the shared weights."""
+
+    @property
+    def experts(self) -> Mapping[str, Experts]:
+        """Weight of a linear layer -> the experts there."""
+        ...
+
+    @property
+    def reads_heads(self) -> bool:
+        """Whether shares depend on what a head reads, so that each task's rows need passes of their own."""
+        ...
+
+    def mixing(self, model: nn.Module, run: Callable[[], object]) -> AbstractContextManager[None]:
+        """In it the model computes each row with its mixture. `run` is the pass to come, which it may make before."""
+        ...
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
-        left = {f"{_LEFT}{name}": pair[0] for name, pair in self.factors.items()}
-        right = {f"{_RIGHT}{name}": pair[1] for name, pair in self.factors.items()}
-        return {**dict(zip(_ROUTER, self.layers, strict=True)), **left, **right}
+        ...
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "Router":
         """What `tensors` gave."""
-        names = [name.removeprefix(_LEFT) for name in tensors if name.startswith(_LEFT)]
-        factors = {name: (tensors[_LEFT + name], tensors[_RIGHT + name]) for name in names}
-        hidden, hidden_bias, output, output_bias = (tensors[name] for name in _ROUTER)
-        return cls(factors, (hidden, hidden_bias, output, output_bias))
+        ...
 
 
-def scores(layers: tuple[Tensor, ...], embedding: Float[Tensor, "B d"]) -> Float[Tensor, "B T"]:
-    """Of each expert for each row, before the softmax."""
-    hidden, hidden_bias, output, output_bias = layers
-    return (embedding.to(hidden) @ hidden.T + hidden_bias).relu() @ output.T + output_bias
+@dataclass(frozen=True)
+class ThinExperts:
+    """left [T, out, rank] and right [T, rank, in], whose products are added to the weight."""
+
+    left: Float[Tensor, "T out rank"]
+    right: Float[Tensor, "T rank in"]
+
+    def outputs(self, rows: Float[Tensor, "B ... in"]) -> Iterator[Float[Tensor, "B ... out"]]:
+        for left, right in zip(self.left, self.right, strict=True):
+            yield rows @ right.to(rows).T @ left.to(rows).T
+
+
+@dataclass(frozen=True)
+class WholeExperts:
+    """weight [T, out, in] and bias [T, out], which are added to the layer's; the bias is None where it has none."""
+
+    weight: Float[Tensor, "T out in"]
+    bias: Float[Tensor, "T out"] | None
+
+    def outputs(self, rows: Float[Tensor, "B ... in"]) -> Iterator[Float[Tensor, "B ... out"]]:
+        for number, weight in enumerate(self.weight):
+            yield F.linear(rows, weight.to(rows), None if self.bias is None else self.bias[number].to(rows))
 
 
 class Routed(nn.Module):
     """A model with its router, called as the model is; rows are along the first axis of every layer's inputs.
 
-    Cost: two forward passes, and in the second rank (in + out) multiply-adds a layer, expert and row besides.
+    Cost: the router's passes, and in them what the experts add to each layer (`merging.routers`).
 
     Args:
         model: with the shared weights.
-        router: of its merge.
+        router: of its merge; it moves with the model to a device or a type.
+
+    Raises: UnknownName if the model lacks one of the router's layers.
     """
 
     def __init__(self, model: nn.Module, router: Router) -> None:
         super().__init__()
+        known = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        for name in router.experts:
+            if name not in known:
+                raise UnknownName("linear layer with the weight", name, known, "the routed model")
         self.model, self.router = model, router
 
     def forward(self, *arguments: Any, **options: Any) -> Any:
-        with embedding(self.model, self.router.factors) as seen:
-            self.model(*arguments, **options)
-        with mixed(self.model, self.router, self.router.weights(embedding_of(seen))):
-            return self.model(*arguments, **options)
+        run = partial(self.model, *arguments, **options)
+        with self.router.mixing(self.model, run):
+            return run()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Routed":
+        self.router = type(self.router).of_tensors({name: fn(own) for name, own in self.router.tensors().items()})
+        return super()._apply(fn, recurse)
+
+
+@contextmanager
+def mixed(module: nn.Module, experts: Mapping[str, Experts], shares: Shares) -> Iterator[None]:
+    """The module computes each row with the shared weights and the row's mixture of the experts'."""
+    with ExitStack() as hooks:
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.Linear) and f"{name}.weight" in experts:
+                added = partial(_added, name, experts[f"{name}.weight"], shares)
+                hooks.callback(layer.register_forward_hook(added).remove)
+        yield
+
+
+def _added(
+    name: str, experts: Experts, shares: Shares, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor
+) -> Tensor:
+    """The layer's outputs with the mixture's."""
+    rows = inputs[0]
+    weights = shares(name, rows)
+    if len(rows) != len(weights):
+        raise Inconsistent(f"layer {name!r} reads {len(rows)} rows where the router has seen {len(weights)}")
+    for each, own in zip(experts.outputs(rows), weights.T, strict=True):
+        out = out + own.to(rows).view(-1, *[1] * (rows.dim() - 1)) * each
+    return out
 
 
 @contextmanager
@@ -89,10 +151,10 @@ def embedding(module: nn.Module, merged: Iterable[str]) -> Iterator[list[Tensor]
     def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not finished[0]:
             finished[0] = True
-            rows = inputs[0].detach()
-            seen.append(rows.flatten(1, -2).mean(1) if rows.dim() > 2 else rows)
+            seen.append(mean_of_positions(inputs[0].detach(), masks[0]))
 
     with ExitStack() as hooks:
+        masks = hooks.enter_context(positions(module))
         hooks.callback(module.register_forward_pre_hook(start).remove)
         for name, layer in module.named_modules():
             if isinstance(layer, nn.Linear) and f"{name}.weight" not in known:
@@ -108,29 +170,27 @@ def embedding_of(seen: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def mixed(module: nn.Module, router: Router, weights: Float[Tensor, "B T"]) -> Iterator[None]:
-    """The module computes each row with the shared weights and the row's mixture of the experts'."""
-    with ExitStack() as hooks:
-        for name, layer in module.named_modules():
-            if isinstance(layer, nn.Linear) and f"{name}.weight" in router.factors:
-                added = partial(_added, name, router.factors[f"{name}.weight"], weights)
-                hooks.callback(layer.register_forward_hook(added).remove)
-        yield
+def positions(module: nn.Module) -> Iterator[list[Tensor | None]]:
+    """One entry, of the pass under way: the mask [B, L] of positions that the module is given, or None."""
+    found: list[Tensor | None] = [None]
+
+    def look(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        given = [each for each in (options, *arguments, *options.values()) if isinstance(each, Mapping)]
+        masks = [each[MASK] for each in given if isinstance(each.get(MASK), Tensor)]
+        found[0] = next((mask for mask in masks if mask.dim() == 2), None)
+
+    handle = module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
-def _added(
-    name: str,
-    factors: tuple[Tensor, Tensor],
-    weights: Tensor,
-    layer: nn.Module,
-    inputs: tuple[Tensor, ...],
-    out: Tensor,
-) -> Tensor:
-    """The layer's outputs with the mixture's."""
-    rows = inputs[0]
-    if len(rows) != len(weights):
-        raise Inconsistent(f"layer {name!r} reads {len(rows)} rows where the router has seen {len(weights)}")
-    for left, right, own in zip(*factors, weights.T, strict=True):
-        share = own.to(rows).view(-1, *[1] * (rows.dim() - 1))
-        out = out + share * (rows @ right.to(rows).T @ left.to(rows).T)
-    return out
+def mean_of_positions(values: Float[Tensor, "B ... d"], mask: Tensor | None) -> Float[Tensor, "B d"]:
+    """The mean over those positions of a row that the mask marks, over all of them where it is not of this length."""
+    if values.dim() == 2:
+        return values
+    if mask is None or mask.shape != values.shape[:-1]:
+        return values.flatten(1, -2).mean(1)
+    weights = mask.to(values)
+    return (values * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)

@@ -166,6 +166,16 @@ class MergeSession:
             raise BadValue(f"what {head!r} predicts", "values", allowed, f"task {task!r}")
         return kind
 
+    def linear_layers(self) -> dict[str, nn.Linear]:
+        """name -> linear layer whose weight is merged, of the tasks' models together."""
+        modules = [self.samples.module(task) for task in self.tasks]
+        return {
+            name: layer
+            for module in modules
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear) and f"{name}.weight" in self.vectors.names
+        }
+
     def linear_inputs(self, parameters: Mapping[str, Tensor], task: str, batch: Any) -> dict[str, Tensor]:
         """weight's name -> inputs [rows, in] of that linear layer, for every linear layer whose weight is merged.
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from polytask.core.constraints import Interval
@@ -23,7 +23,8 @@ from polytask.merging.coefficients import columns
 from polytask.merging.composing import Scaled
 from polytask.merging.decompositions import thin_svd
 from polytask.merging.learning import Learned, learned
-from polytask.merging.routing import Router, embedding, embedding_of, scores
+from polytask.merging.routers import EmbeddingRouter, Layers, detached, drawn, scores
+from polytask.merging.routing import ThinExperts, embedding, embedding_of
 from polytask.merging.session import MergeSession, require_finite_outputs
 
 
@@ -47,17 +48,10 @@ def twin_merging(
              batches: of each task, whose rows the router is trained on.
              steps, learning_rate: of the router's training, Adam on all these rows at once.
     """
-    modules = [session.samples.module(task) for task in session.tasks]
-    linear = {
-        f"{name}.weight": None
-        for module in modules
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and f"{name}.weight" in session.vectors.names
-    }
-    rows, owners = _embeddings(session, list(linear), scale, batches)
+    linear = [f"{name}.weight" for name in session.linear_layers()]
+    rows, owners = _embeddings(session, linear, scale, batches)
     layers, facts = _trained(rows, owners, len(session.tasks), hidden, steps, learning_rate, noise)
-    factors = {name: _factors(session, name, scale, rank) for name in linear}
-    router = Router(factors, layers)
+    router = EmbeddingRouter({name: _experts(session, name, scale, rank) for name in linear}, layers)
     return Learned(dict.fromkeys(session.tasks, scale), router=router.tensors(), facts=facts)
 
 
@@ -79,13 +73,13 @@ def _embeddings(session: MergeSession, linear: list[str], scale: float, batches:
 
 def _trained(
     rows: Tensor, owners: Tensor, tasks: int, hidden: int, steps: int, learning_rate: float, noise: Noise
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, float]]:
+) -> tuple[Layers, dict[str, float]]:
     """The router's layers, and how well they tell the tasks apart."""
     width = rows.shape[1]
     leaves = (
-        _drawn(noise.child("hidden"), hidden, width),
+        drawn(noise.child("hidden"), hidden, width),
         torch.zeros(hidden, requires_grad=True),
-        _drawn(noise.child("output"), tasks, hidden),
+        drawn(noise.child("output"), tasks, hidden),
         torch.zeros(tasks, requires_grad=True),
     )
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
@@ -96,20 +90,13 @@ def _trained(
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    hidden_weight, hidden_bias, output, output_bias = (leaf.detach() for leaf in leaves)
-    layers = (hidden_weight, hidden_bias, output, output_bias)
+    layers = detached(leaves)
     right = (scores(layers, rows).argmax(1) == owners).double().mean()
     return layers, {"router_loss_first": losses[0], "router_loss_last": losses[-1], "router_accuracy": float(right)}
 
 
-def _drawn(noise: Noise, rows: int, columns: int) -> Tensor:
-    """A normal start of variance 1 / columns."""
-    values = torch.from_numpy(noise.normal(rows * columns)).view(rows, columns) / columns**0.5
-    return values.float().requires_grad_()
-
-
-def _factors(session: MergeSession, name: str, scale: float, rank: int) -> tuple[Tensor, Tensor]:
-    """left [T, out, rank] and right [T, rank, in] of what each expert has beyond the shared weights; 0 where less."""
+def _experts(session: MergeSession, name: str, scale: float, rank: int) -> ThinExperts:
+    """What each expert has beyond the shared weights; 0 where that is of lower rank."""
     vectors = session.vectors
     deltas: Mapping[str, Tensor] = {task: vectors.row(task, name) for task in vectors.tasks if vectors.has(task, name)}
     shared = scale * torch.stack(list(deltas.values())).sum(0)
@@ -121,4 +108,4 @@ def _factors(session: MergeSession, name: str, scale: float, rank: int) -> tuple
             U, S, Vh = thin_svd(deltas[task] - shared, rank)
             left[number, :, : len(S)] = U * S.sqrt()
             right[number, : len(S)] = S.sqrt()[:, None] * Vh
-    return left, right
+    return ThinExperts(left, right)
