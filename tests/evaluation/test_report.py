@@ -169,6 +169,16 @@ def test_names_from_the_data_are_escaped(run_directories: ModuleType, tmp_path: 
     json.loads(figures)
 
 
+def test_the_report_says_what_tells_a_network_its_task(run_directories: ModuleType, tmp_path: Path) -> None:
+    run_directories.write_run(tmp_path / "run", run_directories.TASKS, run_directories.FINAL)
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert "told its task" not in write_report([tmp_path / "run"], tmp_path).read_text(encoding="utf-8")
+    words = {"left": "channels 1 to 4 of 7", "right": "channels 1 to 4 of 7", "sum": "channels 4 to 7 of 7"}
+    (tmp_path / "run" / "results.json").write_text(json.dumps({**results, "conditioning": words}), encoding="utf-8")
+    page = write_report([tmp_path / "run"], tmp_path).read_text(encoding="utf-8")
+    assert "told its task: left and right by channels 1 to 4 of 7; sum by channels 4 to 7 of 7." in page
+
+
 def test_a_run_that_has_not_ended_is_shown_as_such(run_directories: ModuleType, tmp_path: Path) -> None:
     run_directories.write_run(tmp_path / "run", run_directories.TASKS, run_directories.FINAL, finished=False)
     page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from tests.sharing.models import TABLE
-from tests.sharing.references import Tensors, encoder_reference, linear, normalised
+from tests.sharing.references import Tensors, embedded, encoder_reference, linear, normalised
 from torch import Tensor
 
 # ---- conditioning: a row at a time would only repeat what broadcasting says
@@ -23,6 +23,18 @@ def film_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
         return x * tensors[f"{place}.scale"] + tensors[f"{place}.shift"]
 
     return conditioned_layers(tensors, inputs, change)
+
+
+def film_inside_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """One shared layer, then the encoder's first: the parts stand in that order."""
+
+    def changed(layer: str, part: int, x: Tensor) -> Tensor:
+        place = f"sharing.modulations.{task}.{part}"
+        x = linear(tensors, f"sharing.{layer}", x) * tensors[f"{place}.scale"] + tensors[f"{place}.shift"]
+        return x.clamp(min=0)
+
+    x = changed("encoder.layers.0", 1, embedded(tensors, "sharing.encoder", inputs))
+    return changed("layers.0", 0, linear(tensors, "sharing.encoder.layers.2", x).clamp(min=0))
 
 
 def task_embedding_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
@@ -114,6 +126,7 @@ def sequential_state_reference(tensors: Tensors, inputs: Tensors, task: str) -> 
 
 CONDITIONING_REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "film": film_reference,
+    "film inside a table": film_inside_reference,
     "task_embedding": task_embedding_reference,
     "yolor": yolor_reference,
     "channel_masks": channel_masks_reference,

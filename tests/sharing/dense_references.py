@@ -79,6 +79,16 @@ def hard_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     return shown(decoded(tensors, task, levels_of(tensors, inputs)), task)
 
 
+def film_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
+    """Each level of the encoder scaled and shifted for the task before the next reads it."""
+    x, levels = inputs["image"], []
+    for level in (0, 1):
+        x, part = block(tensors, f"sharing.encoder.levels.{level}.0", x, 2), f"sharing.modulations.{task}.{level}"
+        x = x * tensors[f"{part}.scale"][:, None, None] + tensors[f"{part}.shift"][:, None, None]
+        levels.append(x)
+    return shown(decoded(tensors, task, levels), task)
+
+
 def single_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     return shown(decoded(tensors, task, levels_of(tensors, inputs, f"sharing.encoders.{task}")), task)
 
@@ -198,6 +208,7 @@ DENSE_REFERENCES: dict[str, Callable[[Tensors, Tensors, str], Tensor]] = {
     "task_expert": task_expert_reference,
     "m3vit": m3vit_reference,
     "hard on a pyramid": hard_reference,
+    "film inside a pyramid": film_reference,
     "single on a pyramid": single_reference,
     "task_tokens on a pyramid": task_tokens_reference,
 }

@@ -72,10 +72,14 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "domain_experts": {"kind": "domain_experts", "groups": GROUPS, "own": ["layers.2.*"]},
     "single": {"kind": "single"},
 }
-ON_A_PYRAMID = {f"{kind} on a pyramid": kind for kind in ("hard", "single", "task_tokens")}
-"""Architectures that read a pyramid too, beside what they are tested with under their own name."""
+VARIANTS = {
+    **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in ("hard", "single", "task_tokens")},
+    "film inside a table": {"kind": "film", "hidden_sizes": [6], "inner": ["layers.0"], "deviation": 0.3},
+    "film inside a pyramid": {"kind": "film", "hidden_sizes": [], "inner": ["levels.?"], "deviation": 0.3},
+}
+"""Architectures in another place, beside what they are tested with under their own name."""
 
-CASES = [*SHARING.names(), *ON_A_PYRAMID]
+CASES = [*SHARING.names(), *VARIANTS]
 DECODER = {"width": 8, "strides": {"assays": 2}}
 
 
@@ -109,7 +113,11 @@ def table_model(
 
 
 def on_pictures(case: str) -> bool:
-    return case in ON_A_PYRAMID or SHARING.find(case).reads == ("pyramid",)
+    return case.endswith("a pyramid") or SHARING.find(options_of(case)["kind"]).reads == ("pyramid",)
+
+
+def options_of(case: str) -> dict[str, Any]:
+    return VARIANTS[case] if case in VARIANTS else SHARING_OPTIONS[case]
 
 
 def schema_of(case: str) -> InputSchema:
@@ -122,7 +130,7 @@ def inputs_of(case: str, rows: int, seed: int = 0) -> dict[str, Tensor]:
 
 def model_of(case: str, seed: int = 0, outputs: dict[str, int] = OUTPUTS, **encoder: Any) -> MultiTaskModel:
     """The small model that this architecture's tests are about."""
-    sharing = SHARING_OPTIONS[ON_A_PYRAMID.get(case, case)]
+    sharing = options_of(case)
     if not on_pictures(case):
         return table_model(sharing, seed, outputs, **encoder)
     heads = {"topic": [9]} if "topic" in outputs else {}

@@ -17,11 +17,15 @@ def dense(tensors: dict[str, Tensor], prefix: str, x: Tensor, layers: tuple[int,
 
 
 def encoder_reference(tensors: dict[str, Tensor], prefix: str, inputs: dict[str, Tensor]) -> Tensor:
+    return dense(tensors, f"{prefix}.layers", embedded(tensors, prefix, inputs), (0, 2))
+
+
+def embedded(tensors: dict[str, Tensor], prefix: str, inputs: dict[str, Tensor]) -> Tensor:
     table, offset, vectors = tensors[f"{prefix}.embeddings.tables.3.weight"], 0, [inputs["numeric"]]
     for column, cardinality in enumerate(TABLE.cardinalities):
         vectors.append(table[offset + inputs["categorical"][:, column]])
         offset += cardinality
-    return dense(tensors, f"{prefix}.layers", torch.cat(vectors, dim=1), (0, 2))
+    return torch.cat(vectors, dim=1)
 
 
 def hard_reference(tensors: dict[str, Tensor], inputs: dict[str, Tensor], task: str) -> Tensor:

@@ -95,6 +95,8 @@ def test_nothing_is_cached_where_nothing_is_frozen_or_it_is_too_large(devices):
     features = FrozenFeatures(model({"last": 1}), devices, {}, 0)
     assert features.rows({"data": rows})["data"] is rows
     assert "more than run.feature_cache_mb: computed in every step instead" in features.remarks[0]
+    by_task = model("none", {"kind": "film", "inner": ["model.encoder.layer.0.output"]})
+    assert FrozenFeatures(by_task, devices, {}, 100).rows({"data": rows})["data"] is rows
     streamed = object()
     assert FrozenFeatures(model("none"), devices, {}, 100).rows({"data": streamed})["data"] is streamed
 

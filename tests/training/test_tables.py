@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sharing.models import CASES, SHARING_OPTIONS, TABLE, on_pictures
+from tests.sharing.models import CASES, TABLE, on_pictures, options_of
 
 import polytask
 from polytask.sharing import SHARING
@@ -17,7 +17,7 @@ RULES: dict[str, Any] = {
     "elementwise": "graddrop",
     "representation": {"kind": "mgda", "engine": {"kind": "representation"}},
 }
-SHARES_NO_REPRESENTATION = ("single", "stem", "safe", "domain_experts")
+SHARES_NO_REPRESENTATION = ("single", "stem", "safe", "domain_experts", "film inside a table")
 
 
 def table() -> dict[str, np.ndarray]:
@@ -36,13 +36,13 @@ def table() -> dict[str, np.ndarray]:
 
 
 def recipe(case: str, rule: Any) -> dict[str, Any]:
-    reads = SHARING.find(case).reads
+    reads = SHARING.find(options_of(case)["kind"]).reads
     encoder = {"kind": "columns", "width": 8} if "sequence" in reads else {"kind": "tabular", "hidden_sizes": [9, 8]}
     return {
         "version": 1,
         "data": {"split": "split"},
         "tasks": {"click": "binary", "topic": "regression", "assays": "multiclass"},
-        "model": {"encoder": encoder, "sharing": SHARING_OPTIONS[case]},
+        "model": {"encoder": encoder, "sharing": options_of(case)},
         "train": {"rule": rule, "steps": 2, "batch_size": 3, "threads": 1},
     }
 

@@ -38,17 +38,21 @@ class ChannelMasks(Conditioned):
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         tasks = list(tasks)
         super().__init__(make_encoder, tasks, options, seed)
-        for size in options.hidden_sizes:
+        for size in self.widths:
             if int(options.active * size) < 1:
                 raise BadValue("sharing 'channel_masks': active", options.active, f"at least one of {size} channels")
         places = places_in_order(tasks, options.order)
         self.masks: TaskModules[Stack[Mask]] = TaskModules()
         for task in tasks:
-            windows = (window(size, places[task], options.active, options.exponent) for size in options.hidden_sizes)
+            windows = (window(size, places[task], options.active, options.exponent) for size in self.widths)
             self.masks[task] = Stack(Mask(found) for found in windows)
 
-    def conditioned(self, task: str, layer: int, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
-        return self.masks[task][layer](x)
+    def conditioned(self, task: str, place: int, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
+        return self.masks[task][place](x)
+
+    def condition(self, task: str) -> str:
+        windows = [(len(mask.on), mask.on.nonzero().flatten().tolist()) for mask in self.masks[task]]
+        return ", ".join(f"channels {on[0] + 1} to {on[-1] + 1} of {channels}" for channels, on in windows)
 
 
 class Mask(nn.Module):
@@ -60,7 +64,7 @@ class Mask(nn.Module):
         super().__init__()
         self.register_buffer("on", on)
 
-    def forward(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
+    def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
         return x * self.on.to(x.dtype)
 
 

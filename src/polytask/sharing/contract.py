@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from polytask.core.inputs import InputSchema
 from polytask.sharing.dense.decoders import Decoders
 from polytask.sharing.encoders.contract import Encoder
 from polytask.sharing.spec import DecoderSpec, EncoderOptions, SharingOptions
@@ -15,9 +16,11 @@ class MakeEncoder(Protocol):
     """Gives a new encoder at each call, always with the same start.
 
     Attributes:
+        schema: of the inputs that they read.
         decoder: what a recipe says of the tasks' decoders, for encoders that give a pyramid.
     """
 
+    schema: InputSchema
     decoder: DecoderSpec | None
 
     def __call__(self) -> Encoder: ...
@@ -39,6 +42,7 @@ class Sharing(nn.Module):
     reads: ClassVar[tuple[str, ...]] = ("vector",)  # what the encoder may give: see encoders.contract
     shares: bool = True  # whether `representation` is there to be asked for
     isolated: bool = True  # whether a task's outputs depend on nothing that other tasks own
+    encodes_by_task: bool = False  # whether what the encoder gives depends on the task that it works for
 
     @property
     def auxiliary(self) -> dict[str, int]:
@@ -76,6 +80,10 @@ class Sharing(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         """{task: [B, width]}."""
         return self.features(self.representation(inputs), tasks)
+
+    def condition(self, task: str) -> str | None:
+        """What tells the network that it works for this task, in words; None where it is not told."""
+        return None
 
     def note_outputs(self, outputs: Mapping[str, Tensor]) -> None:
         """Called with what the heads made, {task: [B] or [B, outputs]}, while somebody listens: a method's own term on

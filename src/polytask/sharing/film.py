@@ -34,10 +34,13 @@ class Film(Conditioned):
         self.modulations: TaskModules[Stack[Modulation]] = TaskModules()
         for task in tasks:
             with seeded(seed, "film", task):
-                self.modulations[task] = Stack(Modulation(size, options.deviation) for size in options.hidden_sizes)
+                self.modulations[task] = Stack(Modulation(size, options.deviation) for size in self.widths)
 
-    def conditioned(self, task: str, layer: int, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
-        return self.modulations[task][layer](x)
+    def conditioned(self, task: str, place: int, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
+        return self.modulations[task][place](x)
+
+    def condition(self, task: str) -> str:
+        return f"scales and shifts of {' + '.join(map(str, self.widths))} channels"
 
 
 class Modulation(nn.Module):
@@ -48,5 +51,5 @@ class Modulation(nn.Module):
         self.scale = nn.Parameter(1 + deviation * torch.randn(width))
         self.shift = nn.Parameter(deviation * torch.randn(width))
 
-    def forward(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
+    def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)

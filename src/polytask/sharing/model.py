@@ -254,10 +254,13 @@ class _EncoderMaker:
 
 
 def describe(model: MultiTaskModel) -> dict[str, Any]:
-    """{"parameters": total, "shared": what serves all tasks, "private": {task: its own}}, counted in numbers."""
+    """{"parameters": total, "shared": what serves all tasks, "private": {task: its own}}, counted in numbers, and
+    "conditioning": {task: what tells the network its task, in words} where it is told."""
     private = {task: sum(parameter.numel() for parameter in _private(model, task)) for task in model.tasks}
     total = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": total, "shared": total - sum(private.values()), "private": private}
+    told = {task: words for task in model.heads if (words := model.sharing.condition(task)) is not None}
+    counts = {"parameters": total, "shared": total - sum(private.values()), "private": private}
+    return {**counts, "conditioning": told} if told else counts
 
 
 def _private(model: MultiTaskModel, task: str) -> list[nn.Parameter]:

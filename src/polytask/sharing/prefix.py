@@ -58,6 +58,9 @@ class Prefix(SequenceSharing):
         last = self.norm(x[:, length:]).unflatten(0, (len(tasks), rows))
         return {task: mean_of(of, mask) for task, of in zip(tasks, last.unbind(0), strict=True)}
 
+    def condition(self, task: str) -> str:
+        return f"{len(self.prefixes[task].vectors)} vectors before the input's tokens"
+
 
 class Vectors(nn.Module):
     """A task's vectors, [P, d]."""

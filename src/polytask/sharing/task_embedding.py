@@ -32,11 +32,14 @@ class TaskEmbedding(Conditioned):
         tasks = list(tasks)
         super().__init__(make_encoder, tasks, options, seed)
         with seeded(seed, "embeddings"):
-            self.readers = Stack(nn.Linear(options.embedding, size, bias=False) for size in options.hidden_sizes)
+            self.readers = Stack(nn.Linear(options.embedding, size, bias=False) for size in self.widths)
         self.embeddings: TaskModules[Embedding] = TaskModules()
         for task in tasks:
             with seeded(seed, "embedding", task):
                 self.embeddings[task] = Embedding(options.embedding)
 
-    def conditioned(self, task: str, layer: int, x: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
-        return x + self.readers[layer](self.embeddings[task].vector)
+    def conditioned(self, task: str, place: int, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
+        return x + self.readers[place](self.embeddings[task].vector)
+
+    def condition(self, task: str) -> str:
+        return f"a vector of {len(self.embeddings[task].vector)}, read by {len(self.readers)} layers"

@@ -90,6 +90,9 @@ class TaskTokens(Sharing):
         read: Any = self.encoder(inputs)
         return self._read(read, tasks)[1] if self.decoders is None else self._decoded(read, tasks)
 
+    def condition(self, task: str) -> str:
+        return f"a token of {len(self.tokens[task].vector)} among the input's"
+
     def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
         assert self.decoders is not None
         assert self.places is not None

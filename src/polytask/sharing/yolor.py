@@ -52,6 +52,11 @@ class Yolor(Sharing):
                 deviation = options.deviation if options.bases is None else 1.0
                 self.latents[task] = Latent(options.bases or self.width, deviation)
 
+    def condition(self, task: str) -> str:
+        met = {"add": "added to", "multiply": "multiplied with", "concatenate": "joined to"}[self.combine]
+        mixed = "" if self.bases is None else f", mixed from {len(self.bases)}"
+        return f"a latent of {self.encoder.width}{mixed}, {met} what the encoder gives"
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """The encoder's output, explicit knowledge."""
         return self.encoder(inputs)

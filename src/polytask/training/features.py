@@ -19,7 +19,8 @@ _BATCH = 64
 class FrozenFeatures:
     """Gives rows with the frozen layers' outputs where the model's encoders offer them (`precompute`).
 
-    With several encoders in one model (sharing: single) all must have the same frozen layers, or nothing is cached.
+    With several encoders in one model (sharing: single) all must have the same frozen layers, or nothing is cached;
+    nor is it where the encoder works for each task by itself.
     Memory: 4 bytes a number, tokens x width numbers a source and split; what would take more than `bound_mb` is
     computed in every step instead.
 
@@ -36,7 +37,8 @@ class FrozenFeatures:
         encoders = [module for module in model.modules() if getattr(module, "precomputes", False)]
         readers = [module for module in model.modules() if hasattr(module, "precompute")]
         prints = list(dict.fromkeys(_fingerprint(encoder) for encoder in encoders))
-        alike = len(encoders) == len(readers) and len(prints) == 1
+        by_task = any(getattr(module, "encodes_by_task", False) for module in model.modules())
+        alike = len(encoders) == len(readers) and len(prints) == 1 and not by_task
         self._encoder: Any = encoders[0] if alike else None
         self._frozen = prints[0] if alike else ""
 

@@ -56,6 +56,7 @@ def run_results(
         "seed": job.run.seed,
         "rule": job.stages[-1].rule.kind,
         "sharing": job.model.sharing.kind,
+        **({"conditioning": counts["conditioning"]} if "conditioning" in counts else {}),
         **({"gates": dict(gates)} if gates else {}),
         "provenance": provenance(),
     }

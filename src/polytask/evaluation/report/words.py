@@ -93,7 +93,21 @@ def runs_lede(runs: Sequence[Run]) -> str:
         f"seed {run.results['seed']}",
     ]
     ended = f" It ended because: {escape(run.events.stop)}." if run.events.stop else ""
-    return f"{', '.join(parts)}.{ended}"
+    return f"{', '.join(parts)}.{told(run.results.get('conditioning', {}))}{ended}"
+
+
+def told(conditioning: Mapping[str, str]) -> str:
+    """What tells a network its task; tasks told alike are named together, and of many kinds the first four.
+
+    >>> told({"click": "4 vectors", "buy": "4 vectors"}), told({})
+    (' The network is told its task: click and buy by 4 vectors.', '')
+    """
+    tasks: dict[str, list[str]] = {}
+    for task, words in conditioning.items():
+        tasks.setdefault(words, []).append(task)
+    shown = [f"{escape(listed(named))} by {escape(words)}" for words, named in list(tasks.items())[:4]]
+    more = f"; and {counted(len(tasks) - 4, 'way')} more" if len(tasks) > 4 else ""
+    return f" The network is told its task: {'; '.join(shown)}{more}." if shown else ""
 
 
 def run_name(run: Run, runs: Sequence[Run]) -> str:
