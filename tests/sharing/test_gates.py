@@ -1,13 +1,25 @@
 """Gates: what each selection gives, what is noted on the tape, and what a method adds to a task's loss."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
-from tests.sharing.models import table_inputs, table_model
+from tests.sharing.models import (
+    CASES,
+    OUTPUTS,
+    PICTURES,
+    inputs_of,
+    on_pictures,
+    options_of,
+    table_inputs,
+    table_model,
+)
 from torch import Tensor
+from torch.nn import functional
 
 from polytask.core.errors import BadValue, UnknownName
+from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 from polytask.sharing.gates import GateOptions, Gates
 from polytask.sharing.selection import SELECTIONS, DSelectK, Hard, TopK, smooth_step
 from polytask.sharing.tape import listen, numbered
@@ -39,6 +51,26 @@ def test_hard_takes_one_and_learns_as_the_softmax() -> None:
     found[:, 0].sum().backward()
     soft = SCORES.softmax(-1)
     torch.testing.assert_close(scores.grad[1, 2], -soft[1, 0] * soft[1, 2])
+
+
+def test_a_gate_begins_dense_and_ends_sparse() -> None:
+    options = {"kind": "dense_to_sparse", "begin": 1, "end": 3, "warm": 4, "cold": 0.25, "threshold": 0.2}
+    gate = gates(select=options)
+    x, scores = rows(), functional.linear(rows(), gate.gates["a"].weight)
+    for done, temperature in enumerate((4, 4, 1, 0.25, 0.25)):  # a pass before, the way there in two, a pass after
+        assert int(gate.passes["a"].count) == done
+        soft = (scores / temperature).softmax(1)
+        share = min(max((done - 1) / 2, 0), 1)
+        kept = torch.where((soft >= 0.2 * share) | (soft == soft.amax(1, keepdim=True)), soft, 0.0)
+        torch.testing.assert_close(gate("a", x), kept / kept.sum(1, keepdim=True))
+    assert int(gate.passes["b"].count) == 0
+    gate.eval()("a", x)
+    assert int(gate.passes["a"].count) == 5
+
+
+def test_a_gate_that_ends_before_it_begins() -> None:
+    with pytest.raises(BadValue, match="gate dense_to_sparse: end is 5; allowed: more than begin, 9"):
+        gates(select={"kind": "dense_to_sparse", "begin": 9, "end": 5})
 
 
 def test_smooth_step_by_hand() -> None:
@@ -74,6 +106,35 @@ def test_weights_are_a_distribution_on_both_axes(select: str, reads: str) -> Non
     assert depends_on_rows == ("input" in reads and select != "hard") or select in ("hard", "dselect_k", "top_k")
     weights[:, 1].sum().backward()
     assert not torch.equal(weights, gate("b", rows()))
+
+
+READS = ("input", "task", "embedding", "input_and_embedding")
+FIELDS = {case: SHARING.find(options_of(case)["kind"]).Options.model_fields for case in CASES}
+GATED = [
+    case for case, fields in FIELDS.items() if "gate" in fields and isinstance(fields["gate"].default, GateOptions)
+]
+
+
+@pytest.mark.parametrize("case", GATED)
+def test_every_pair_of_the_axes_trains_in_every_architecture_with_a_gate(case: str) -> None:
+    inputs = inputs_of(case, 3)
+    for reads, select in product(READS, SELECTIONS):
+        options = {**options_of(case), "gate": {"reads": reads, "select": select}}
+        model = gated_model(case, options)
+        with listen() as tape:
+            outputs = model(inputs)
+        assert all(output.isfinite().all() for output in outputs.values()), (reads, select)
+        (sum(output.sum() for output in outputs.values()) + sum(tape.penalties.values())).backward()
+        of_gates = [value for name, value in model.named_parameters() if ".gates." in name or ".embeddings." in name]
+        assert of_gates
+        assert all(value.grad is not None and value.grad.isfinite().all() for value in of_gates), (reads, select)
+
+
+def gated_model(case: str, sharing: dict[str, object]) -> MultiTaskModel:
+    if not on_pictures(case):
+        return table_model(sharing)
+    encoder = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1}
+    return build_model(ModelSpec.model_validate({"encoder": encoder, "sharing": sharing}), PICTURES, OUTPUTS, seed=0)
 
 
 def test_a_gate_that_reads_embeddings_is_shared_by_the_tasks() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polytask.sharing.contract import MakeEncoder, Sharing
 from polytask.sharing.gates import Scores
 from polytask.sharing.layers import ACTIVATIONS, Activation, TaskModules, seeded
-from polytask.sharing.selection import Softmax
+from polytask.sharing.selection import DenseToSparse
 from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import listening, note_experts, note_gate, numbered
 
@@ -62,10 +62,17 @@ class EvoMoE(Sharing):
         self.differences = nn.Parameter(torch.zeros(shape))
         self.register_buffer("masks", masks)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.select = DenseToSparse(
+            begin=options.spawn,
+            end=max(options.sparse, options.spawn + 1),
+            warm=options.warm,
+            cold=options.cold,
+            threshold=options.threshold,
+        )
         self.gates: TaskModules[Scores] = TaskModules()
         for task in tasks:
             with seeded(seed, "gate", task):
-                self.gates[task] = Scores(options.experts, self.encoder.width, Softmax())
+                self.gates[task] = Scores(options.experts, self.encoder.width, self.select)
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """The encoder's output, which experts and gates read."""
@@ -88,11 +95,5 @@ class EvoMoE(Sharing):
 
     def _gates(self, z: Float[Tensor, "B d"], tasks: list[str]) -> Float[Tensor, "B T E"]:
         """Each task's weights at this step."""
-        options = self.options
         scores = torch.stack([self.gates[task](z) for task in tasks], dim=1)
-        done = ((self.steps - options.spawn) / max(options.sparse - options.spawn, 1)).clamp(0, 1)
-        temperature = options.warm * (options.cold / options.warm) ** done
-        weights = (scores / temperature).softmax(-1)
-        dropped = (weights < options.threshold * done) & (weights < weights.amax(-1, keepdim=True))
-        weights = weights.masked_fill(dropped, 0)
-        return weights / weights.sum(-1, keepdim=True)
+        return self.select.weights_after(self.steps, scores, len(self.names))

@@ -45,7 +45,7 @@ class _Selected:
 
 class GateOptions(Strict):
     """Attributes:
-    select: how scores become weights: softmax, top_k, hard, dselect_k.
+    select: how scores become weights: softmax, top_k, hard, dselect_k, dense_to_sparse.
     reads: what the scores depend on: the row's `input` (a gate a task); the `task` alone (a vector of scores a task);
         the task's `embedding` (one gate for all tasks, which reads a vector a task); or `input_and_embedding`.
     embedding: width of the tasks' embeddings, where they are read.
@@ -98,8 +98,11 @@ class Gates(nn.Module):
         self.experts = {task: list(experts[task]) for task in tasks}
         self.gates: TaskModules[Scores] = TaskModules()
         self.embeddings: TaskModules[Embedding] = TaskModules()
+        self.passes: TaskModules[Passes] = TaskModules()
         self.shared = None
         for task in tasks:
+            if self.select.counts:
+                self.passes[task] = Passes()
             scores = self.select.scores(len(self.experts[task]))
             with seeded(seed, place, "gate", task):
                 if options.reads in ("input", "task"):
@@ -114,13 +117,23 @@ class Gates(nn.Module):
     def forward(self, task: str, x: Float[Tensor, "B width"]) -> Float[Tensor, "B experts"]:
         """The weights of the task's experts for these rows."""
         scores, experts = self._scores(task, x), len(self.experts[task])
-        weights = self.select.weights(scores, experts)  # [1, experts] where the rows do not matter
+        weights = self._weights(task, scores)  # [1, experts] where the rows do not matter
         if listening():
             note_gate(self.place, task, self.experts[task], weights.expand(x.shape[0], -1))
             penalty = self.select.penalty(scores, experts)
             if penalty is not None:
                 note_penalty(task, penalty)
         return weights.expand(x.shape[0], -1)
+
+    def _weights(self, task: str, scores: Tensor) -> Tensor:
+        experts = len(self.experts[task])
+        if not self.select.counts:
+            return self.select.weights(scores, experts)
+        passes = self.passes[task].count
+        weights = self.select.weights_after(passes, scores, experts)
+        if self.training:
+            passes.add_(1)
+        return weights
 
     def _scores(self, task: str, x: Tensor) -> Tensor:
         if self.shared is None:
@@ -145,6 +158,16 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight.mT if self.constant else functional.linear(x, self.weight)
+
+
+class Passes(nn.Module):
+    """How many passes a task's gate has made in training mode; a task that is absent waits."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
 
 class Embedding(nn.Module):

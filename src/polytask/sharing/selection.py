@@ -1,10 +1,11 @@
-"""How a gate turns its scores into weights of the experts: soft, the k largest, one, or DSelect-k's binary codes.
+"""How a gate turns its scores into weights of the experts: soft, the k largest, one, DSelect-k's binary codes, or soft
+at first and sparse later.
 
 A selection is the second of a gate's two axes; the first, what the scores depend on, is in `gates.py`.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,8 +21,10 @@ class Selection(Strict):
     """How scores become weights; a subclass has `kind` and its options.
 
     `weights` are at least 0 and sum to 1 over the experts; `penalty` is what the method adds to the task's loss.
+    `counts`: whether weights change with the number of passes that the gate has made in training.
     """
 
+    counts: ClassVar[bool] = False
     kind: str
 
     def scores(self, experts: int) -> int:
@@ -29,6 +32,12 @@ class Selection(Strict):
         return experts
 
     def weights(self, scores: Float[Tensor, "*rows scores"], experts: int) -> Float[Tensor, "*rows experts"]:
+        raise NotImplementedError
+
+    def weights_after(
+        self, passes: Tensor, scores: Float[Tensor, "*rows scores"], experts: int
+    ) -> Float[Tensor, "*rows experts"]:
+        """The weights when the gate has made so many passes in training, for a selection that `counts`."""
         raise NotImplementedError
 
     def penalty(self, scores: Float[Tensor, "*rows scores"], experts: int) -> Tensor | None:
@@ -139,6 +148,42 @@ class DSelectK(Selection):
         return codes
 
 
+class DenseToSparse(Selection):
+    """softmax(scores / temperature), and experts with a weight below a threshold drop out, never the best one: the
+    temperature falls geometrically from `warm` to `cold` and the threshold rises from 0, from pass `begin` to `end`.
+
+    Source: Nie et al. 2021, arXiv:2112.14397 (EvoMoE), its dense-to-sparse gate.
+    Departures: no Gumbel noise; the temperature falls geometrically; the numbers are ours, as the paper's text was not
+    at hand. A pass is one of the gate's in training mode.
+    """
+
+    counts: ClassVar[bool] = True
+    kind: Literal["dense_to_sparse"] = "dense_to_sparse"
+    begin: int = Field(default=0, ge=0)
+    end: PositiveInt = 2000
+    warm: float = Field(default=2.0, gt=0)
+    cold: float = Field(default=0.3, gt=0)
+    threshold: float = Field(default=0.05, ge=0, lt=1)
+
+    def scores(self, experts: int) -> int:
+        if self.end <= self.begin:
+            raise BadValue("gate dense_to_sparse: end", self.end, f"more than begin, {self.begin}")
+        return experts
+
+    def weights(self, scores: Float[Tensor, "*rows experts"], experts: int) -> Float[Tensor, "*rows experts"]:
+        """Those at the end."""
+        return self.weights_after(torch.tensor(self.end, device=scores.device), scores, experts)
+
+    def weights_after(
+        self, passes: Tensor, scores: Float[Tensor, "*rows experts"], experts: int
+    ) -> Float[Tensor, "*rows experts"]:
+        done = ((passes - self.begin) / (self.end - self.begin)).clamp(0, 1)
+        weights = (scores / (self.warm * (self.cold / self.warm) ** done)).softmax(-1)
+        dropped = (weights < self.threshold * done) & (weights < weights.amax(-1, keepdim=True))
+        weights = weights.masked_fill(dropped, 0)
+        return weights / weights.sum(-1, keepdim=True)
+
+
 def smooth_step(x: Tensor, smoothness: float) -> Tensor:
     """0 up to -smoothness / 2, 1 from smoothness / 2, a cubic with a continuous slope between."""
     inside = -2 / smoothness**3 * x**3 + 3 / (2 * smoothness) * x + 0.5
@@ -154,4 +199,5 @@ SELECTIONS: dict[str, type[Selection]] = {
     "top_k": TopK,
     "hard": Hard,
     "dselect_k": DSelectK,
+    "dense_to_sparse": DenseToSparse,
 }
