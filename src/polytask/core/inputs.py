@@ -4,6 +4,8 @@ A batch of inputs is a mapping from a key to a tensor whose first dimension is t
 
     numeric         float32 [B, n]       standardised columns, and 0/1 columns that mark missing values
     categorical     int64   [B, c]       one column a feature; 0 is a value unseen in training, 1 a missing one
+    sequence        int64   [B, L, s]    lists, one column a feature, padded to the batch's longest; 0 is padding, then
+                                         as above: 1 is unseen, 2 missing
     bits            float32 [B, b]       fingerprints and other fixed-length vectors
     image           float32 [B, C, H, W] in [0, 1]
     input_ids       int64   [B, L]       token ids, padded to the longest row of the batch
@@ -24,6 +26,8 @@ class InputSchema:
     Attributes:
         shapes: key -> shape of one row, for keys of fixed shape ("numeric", "bits", "image", ...).
         cardinalities: number of indices of each categorical column, the two reserved ones included.
+        sequences: number of indices of each column of `sequence`, the three reserved ones included.
+        longest: how many elements a row of `sequence` may have.
         text: True when the source gives `input_ids` and `attention_mask`.
         tokens: the width of `tokens`, of which a row has any number; 0 where there are none.
         names: of the categorical columns, for an encoder that reads some of them; inputs are alike whatever they are.
@@ -31,6 +35,8 @@ class InputSchema:
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     cardinalities: tuple[int, ...] = ()
+    sequences: tuple[int, ...] = ()
+    longest: int = 0
     text: bool = False
     tokens: int = 0
     names: tuple[str, ...] = field(default=(), compare=False)
@@ -43,6 +49,8 @@ class InputSchema:
         return cls(
             shapes={key: tuple(shape) for key, shape in values["shapes"].items()},
             cardinalities=tuple(values["cardinalities"]),
+            sequences=tuple(values.get("sequences", ())),
+            longest=values.get("longest", 0),
             text=values["text"],
             tokens=values.get("tokens", 0),
             names=tuple(values.get("names", ())),

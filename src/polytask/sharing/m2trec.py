@@ -19,9 +19,9 @@ class M2TRec(Sharing):
 
     Source: Shalaby et al. 2022, arXiv:2209.11824 (M2TRec): item metadata instead of item numbers, a transformer
     encoder, average pooling, a head for the next item and one for each of its categories.
-    Departures: the tokens are what the encoder gives: those of `columns` are one item's metadata, a text's its words,
-    where the paper's are the items of a session, each the joined embeddings of its metadata. Layers normalise before,
-    not after.
+    Departures: the tokens are what the encoder gives: those of `sequence` are a session's items, each the joined
+    embeddings of its metadata, as in the paper; those of `columns` are one item's metadata, a text's its words. Layers
+    normalise before, not after.
     Cost: (4 + 2 feedforward) L width^2 + 2 L^2 width multiply-adds a row and layer, for any number of tasks.
     """
 

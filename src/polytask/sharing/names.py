@@ -13,6 +13,7 @@ ENCODERS = Catalogue(
         "columns": "polytask.sharing.encoders.columns:Columns",
         "patches": "polytask.sharing.encoders.patches:Patches",
         "blocks": "polytask.sharing.encoders.blocks:Blocks",
+        "sequence": "polytask.sharing.encoders.sequence:Sequence",
         "transformer": "polytask.sharing.encoders.transformer:Transformer",
     },
 )

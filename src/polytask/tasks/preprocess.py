@@ -19,7 +19,8 @@ class Preprocessor:
     """A source's features, in the order of its columns.
 
     Features that share an input are put side by side: all numeric columns in `numeric`, all indices in `categorical`,
-    all fingerprints and multi-hot lists in `bits`. Images, arrays and texts are inputs of their own.
+    all fingerprints and multi-hot lists in `bits`, all lists in order in `sequence`. Images, arrays and texts are
+    inputs of their own.
     """
 
     def __init__(self, features: Iterable[Feature], source: str = "data") -> None:
@@ -29,7 +30,7 @@ class Preprocessor:
             raise DataError(
                 f"source {source!r}: no column is left as a feature (labels, masks, split and dropped columns are none)"
             )
-        reserved = ("numeric", "categorical", "bits", "input_ids", "attention_mask", "hidden")
+        reserved = ("numeric", "categorical", "sequence", "bits", "input_ids", "attention_mask", "hidden")
         for feature in self.features:
             if feature.kind == "array" and feature.key in (*reserved, "image"):
                 raise DataError(f"source {source!r}: an array column cannot be called {feature.key!r}, an input's name")
@@ -39,6 +40,12 @@ class Preprocessor:
                 raise DataError(
                     f"source {source!r}: columns {', '.join(several)} would all be the input {key!r}; drop all but one"
                 )
+
+        longest = {feature.columns[0]: feature.options.max_length for feature in self._with_key("sequence")}
+        if len(dict.fromkeys(longest.values())) > 1:
+            raise DataError(
+                f"source {source!r}: max_length of the sequences is {longest}; allowed: one for all of them"
+            )
 
     def fit(self, chunks: Iterable[tuple[pl.DataFrame, Place]]) -> "Preprocessor":
         """Fits the features on the training rows, given once, in one or more chunks."""
@@ -62,10 +69,12 @@ class Preprocessor:
             if self._with_key(key):
                 shapes[key] = (sum(feature.width for feature in self._with_key(key)),)
         shapes |= {feature.key: tuple(feature.shape) for feature in self._with_shape()}
-        categorical = self._with_key("categorical")
+        categorical, sequences = self._with_key("categorical"), self._with_key("sequence")
         return InputSchema(
             shapes=shapes,
             cardinalities=tuple(feature.cardinality for feature in categorical),
+            sequences=tuple(feature.cardinality for feature in sequences),
+            longest=max((feature.options.max_length for feature in sequences), default=0),
             text=bool(self._with_key("input_ids")),
             names=tuple(feature.columns[0] for feature in categorical),
         )
@@ -88,6 +97,8 @@ class Preprocessor:
             for number, feature in enumerate(categorical):
                 indices[:, number] = feature.encode(frame, place)
             inputs["categorical"] = torch.from_numpy(indices)
+        if self._with_key("sequence"):
+            inputs["sequence"] = self._aligned(frame, place)
         for feature in self._with_shape():
             inputs[feature.key] = torch.from_numpy(np.ascontiguousarray(feature.encode(frame, place)))
         for feature in self._with_key("input_ids"):
@@ -137,6 +148,24 @@ class Preprocessor:
 
     def _with_key(self, key: str) -> list[Any]:
         return [feature for feature in self.features if feature.key == key]
+
+    def _aligned(self, frame: pl.DataFrame, place: Place) -> Ragged:
+        """All sequences of a row, [elements, columns]; they speak of the same elements, so have one length."""
+        first, *others = self._with_key("sequence")
+        values, lengths = first.encode(frame, place)
+        columns = [values]
+        for other in others:
+            values, counts = other.encode(frame, place)
+            if (counts != lengths).any():
+                position = int((counts != lengths).argmax())
+                found = f"{lengths[position]} and {counts[position]} elements"
+                names = f"{first.columns[0]!r} and {other.columns[0]!r}"
+                raise DataError(
+                    f"{place.row(position)}: columns {names} have {found}; allowed: sequences of one length"
+                )
+            columns.append(values)
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        return Ragged(torch.from_numpy(np.stack(columns, axis=1)), offsets)
 
     def _side_by_side(self, key: str, frame: pl.DataFrame, place: Place) -> Tensor:
         features = self._with_key(key)

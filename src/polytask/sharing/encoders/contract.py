@@ -167,10 +167,12 @@ def _checked_tokens(encoder: nn.Module, tokens: Tokens, width: int, what: str) -
 
 
 def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:
-    """Inputs of this schema that mean nothing; a text or a sequence has three tokens."""
+    """Inputs of this schema that mean nothing; a text has three tokens, a sequence three elements."""
     inputs = {key: torch.zeros(rows, *shape) for key, shape in schema.shapes.items()}
     if schema.cardinalities:
         inputs["categorical"] = torch.zeros(rows, len(schema.cardinalities), dtype=torch.int64)
+    if schema.sequences:
+        inputs["sequence"] = torch.ones(rows, min(3, schema.longest), len(schema.sequences), dtype=torch.int64)
     if schema.text:
         inputs["input_ids"] = torch.zeros(rows, 3, dtype=torch.int64)
         inputs["attention_mask"] = torch.ones(rows, 3, dtype=torch.int64)
@@ -181,7 +183,12 @@ def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:
 
 def schema_keys(schema: InputSchema) -> list[str]:
     """What a source gives, one name a kind of input; a text is one (`text`)."""
-    given = {"categorical": schema.cardinalities, "text": schema.text, "tokens": schema.tokens}
+    given = {
+        "categorical": schema.cardinalities,
+        "sequence": schema.sequences,
+        "text": schema.text,
+        "tokens": schema.tokens,
+    }
     return [*schema.shapes, *(name for name, there in given.items() if there)]
 
 

@@ -67,13 +67,16 @@ class PackedEmbeddings(nn.Module):
         cardinalities: number of indices of each column.
         widths: width of each column's embedding.
         deviation: standard deviation of the normal start.
+        key: the input that is read, for messages.
     """
 
     cardinalities: Tensor
 
-    def __init__(self, cardinalities: tuple[int, ...], widths: list[int], deviation: float) -> None:
+    def __init__(
+        self, cardinalities: tuple[int, ...], widths: list[int], deviation: float, key: str = "categorical"
+    ) -> None:
         super().__init__()
-        self.columns = len(cardinalities)
+        self.columns, self.key = len(cardinalities), key
         self.width = sum(widths)
         self.tables = nn.ModuleDict()
         self.register_buffer("cardinalities", torch.tensor(cardinalities), persistent=False)
@@ -104,9 +107,7 @@ class PackedEmbeddings(nn.Module):
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
             most = int(self.cardinalities[column]) - 1
-            raise BadValue(
-                f"input 'categorical', row {row}, column {column}", int(indices[row, column]), f"0 to {most}"
-            )
+            raise BadValue(f"input {self.key!r}, row {row}, column {column}", int(indices[row, column]), f"0 to {most}")
 
 
 class Tabular(Encoder):

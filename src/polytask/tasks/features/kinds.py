@@ -9,10 +9,11 @@ from polytask.tasks.features.morgan import Morgan
 from polytask.tasks.features.multi_hot import MultiHot
 from polytask.tasks.features.numeric import Numeric
 from polytask.tasks.features.piecewise_linear import PiecewiseLinear
+from polytask.tasks.features.sequence import Sequence
 from polytask.tasks.features.text import Text
 from polytask.tasks.features.vector import Vector
 
 FEATURES: dict[str, Any] = {
     feature.kind: feature
-    for feature in (Numeric, PiecewiseLinear, Categorical, MultiHot, Vector, Array, Image, Morgan, Text)
+    for feature in (Numeric, PiecewiseLinear, Categorical, MultiHot, Sequence, Vector, Array, Image, Morgan, Text)
 }

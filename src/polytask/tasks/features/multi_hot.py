@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 
 from polytask.core.errors import DataError
-from polytask.tasks.features.categorical import count_values, typed, value_type
+from polytask.tasks.features.categorical import count_values
 from polytask.tasks.features.feature import Place
+from polytask.tasks.features.lists import as_lists, entries, type_of_values
 from polytask.tasks.features.options import MultiHotOptions
 
 
@@ -29,12 +30,9 @@ class MultiHot:
         return len(self.values)
 
     def observe(self, frame: pl.DataFrame, place: Place) -> None:
-        dtype = self._lists(frame, place).dtype
-        if not isinstance(dtype, pl.List):
-            hint = ", or text with a separator" if dtype == pl.String else ""
-            raise DataError(f"{place.where}: column {self.column!r} has type {dtype}; kind multi_hot takes lists{hint}")
-        self.type = self.type or value_type(dtype.inner)
-        counts = count_values(self._entries(frame, place)["value"])
+        lists = self._lists(frame, place)
+        self.type = self.type or type_of_values(lists)
+        counts = count_values(entries(lists, self.type, place)["value"])
         self._counts = [pl.concat([*self._counts, counts]).group_by("value").agg(pl.col("count").sum())]
 
     def finish(self, place: Place) -> None:
@@ -48,31 +46,16 @@ class MultiHot:
         self._counts = []
 
     def write(self, frame: pl.DataFrame, place: Place, into: np.ndarray) -> None:
-        entries = self._entries(frame, place).drop_nulls("value")
-        known = pl.Series(self.values, dtype=entries["value"].dtype)
+        long = entries(self._lists(frame, place), self.type, place).drop_nulls("value")
+        known = pl.Series(self.values, dtype=long["value"].dtype)
         numbers = pl.Series(range(len(self.values)), dtype=pl.Int64)
-        column = entries["value"].replace_strict(known, numbers, default=None, return_dtype=pl.Int64)
+        column = long["value"].replace_strict(known, numbers, default=None, return_dtype=pl.Int64)
         kept = column.is_not_null()
         into[:] = 0
-        into[entries["row"].filter(kept).to_numpy(), column.filter(kept).to_numpy()] = 1
-
-    def _entries(self, frame: pl.DataFrame, place: Place) -> pl.DataFrame:
-        """One row an entry of a list: row (position in the frame), value."""
-        lists = self._lists(frame, place)
-        long = pl.DataFrame({"row": np.arange(len(frame)), "value": lists}).explode("value")
-        rows = long["row"].to_numpy()
-        here = Place(place.where, rows if place.rows is None else place.rows[rows])
-        return long.with_columns(typed(long["value"].alias(self.column), self.type, here).alias("value"))
+        into[long["row"].filter(kept).to_numpy(), column.filter(kept).to_numpy()] = 1
 
     def _lists(self, frame: pl.DataFrame, place: Place) -> pl.Series:
-        """The column; text is divided into the values between its separators, none of which is empty."""
-        values, separator = frame[self.column], self.options.separator
-        if separator is None or values.dtype == pl.Null:
-            return values
-        if values.dtype != pl.String:
-            what = f"column {self.column!r} has type {values.dtype}"
-            raise DataError(f"{place.where}: {what}; kind multi_hot with a separator takes text")
-        return values.str.split(separator).list.eval(pl.element().filter(pl.element() != ""))
+        return as_lists(frame[self.column], self.kind, self.options.separator, place)
 
     def to_json(self) -> dict[str, Any]:
         return {"column": self.column, **self.options.model_dump(), "type": self.type, "values": self.values}

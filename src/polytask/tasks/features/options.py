@@ -39,6 +39,16 @@ class MultiHotOptions(Options):
     separator: str | None = Field(default=None, min_length=1)
 
 
+class SequenceOptions(Options):
+    """A list of values a row, in order, an index each; of a longer list the last `max_length` values are kept. Values
+    that occur less often than `minimum_count` in training count as unseen; `separator` is as of multi_hot."""
+
+    kind: Literal["sequence"] = "sequence"
+    max_length: int = Field(default=50, ge=1)
+    minimum_count: int = Field(default=1, ge=1)
+    separator: str | None = Field(default=None, min_length=1)
+
+
 class VectorOptions(Options):
     """A list of numbers a row, of one length, each standardised as a numeric column."""
 
@@ -96,6 +106,7 @@ AnyOptions = Annotated[
     | PiecewiseLinearOptions
     | CategoricalOptions
     | MultiHotOptions
+    | SequenceOptions
     | VectorOptions
     | ArrayOptions
     | ImageOptions
