@@ -37,7 +37,8 @@ class Scorer:
         """{task: its metric}, of all tasks or the named ones; an undefined metric counts as 0."""
         named = list(self._targets) if tasks is None else list(tasks)
         targets = {task: self._targets[task] for task in named}
-        splits = {source: self._splits[source][split] for source in dict.fromkeys(self._sources[t] for t in named)}
+        sources = dict.fromkeys(source for task in named for source in self._sources[task])
+        splits = {source: self._splits[source][split] for source in sources}
         self._model.load_state_dict(dict(weights))
         with self._devices.settings(), self._devices.autocast():
             metrics, _ = evaluate(self._model, splits, targets, BATCH)

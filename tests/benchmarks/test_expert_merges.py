@@ -16,7 +16,12 @@ from polytask.core.errors import CheckpointError, UnknownName
 from polytask.merging.contract import method_names
 from polytask.tasks.examples import Examples, Ragged
 
-SMALL = {"tasks": {"click": "binary", "topic": "multiclass"}, "data__drop": ["buy", "price"], "train__epochs": 1}
+SMALL = {
+    "tasks": {"click": "binary", "topic": "multiclass"},
+    "data__drop": ["buy", "price"],
+    "train__epochs": None,
+    "train__steps": 5,
+}
 METHODS = ["task_arithmetic", "ties", "passthrough"]
 
 
@@ -80,6 +85,40 @@ def test_what_is_measured(measured: tuple[dict[str, Any], list[str], Path]) -> N
         assert row["seconds"] > 0
     assert results["beside"]["tall_masks"]["bytes"] > 0
     assert any("run 3 of 3: joint" in line for line in lines)
+
+
+def test_experts_tuned_and_merged_in_turn_stand_beside_the_methods(
+    measured: tuple[dict[str, Any], list[str], Path],
+) -> None:
+    results, _, place = measured
+    rounds = list(next(place.parent.glob("alternating-*")).glob("round-*"))
+    assert results["beside"]["atm"]["rounds"] == len(rounds) == measure.ROUNDS
+    assert "| tuning and merging in turn (ATM) |" in page.blocks(results)[2]
+
+
+def test_other_seeds_stand_in_a_column(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results, _, place = measured
+    lines: list[str] = []
+    other = measure.measure(job(**SMALL, train__seed=1), place.parent / "seed-1", ["ties"], lines.append, alone=False)
+    assert other["beside"] == {}
+    assert any("run 2 of 2: topic" in line for line in lines)
+    assert other["tasks"] != results["tasks"]
+    together = page.joined(results, {"other_seeds": [other]})
+    _, orderings, table, caption, _ = page.blocks(together)
+    head, *cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    column = head.index("mean of two seeds (lowest, highest)")
+    found = {line[0]: line[column] for line in cells}
+    means = [page._mean(each, next(row for row in each["rows"] if row["name"] == "ties")) for each in (results, other)]
+    mean, low, high = (page._percent(value) for value in (sum(means) / 2, min(means), max(means)))
+    assert found["`ties`"] == f"{mean} ({low}, {high})"
+    assert found["`task_arithmetic`"] == ""
+    assert len({len(line) for line in cells}) == 1
+    assert "those of 1 too" in caption
+    both = json.loads(json.dumps(together))
+    both["other_seeds"][0]["rows"] += [{**other["rows"][0], "name": "task_arithmetic"}]
+    assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): not told apart here, " in page.blocks(both)[1]
+    assert " over two seeds." in page.blocks(both)[1]
+    assert " over two seeds." not in orderings
 
 
 def test_a_merge_that_fails_tells_polytasks_own_line(tmp_path: Path) -> None:
