@@ -31,7 +31,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_a_trigger_in_a_models_rows(trained: Trained, task: str, target: object) -> None:
     """The rates are those counted from the predictions on rows with and without the trigger."""
     rows = table()
-    trigger = lambda frame: frame.with_columns(pl.lit(5.0).alias("a"), pl.lit(5.0).alias("b"))  # noqa: E731
+
+    def trigger(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.lit(5.0).alias("a"), pl.lit(5.0).alias("b"))
+
     found = backdoor_success(trained, rows, task, trigger, target)
     clean, attacked = (trained.predict(each, [task])[task] for each in (rows, trigger(rows)))
     labels = rows[task].cast(pl.Boolean) if task == "sold" else rows[task]

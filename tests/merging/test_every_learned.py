@@ -4,39 +4,29 @@ import inspect
 import json
 import math
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import polytask
+from annotations import numpy_and_torch
 from merging.learned_problem import TASKS, Problem
 from polytask.core.errors import BadValue, MissingInput, NotFinite, PolytaskError, UnknownName
 from polytask.core.names import LEARNED
 from polytask.merging.learning import Learned, find_learned, learn
 from polytask.merging.samples import samples
+from polytask.testing.contract import generators
 
 QUICK = {"steps": 3, "batches": 2, "trials": 3}
 """Few steps where a method has some: what is checked here holds after any number."""
 
-NEEDS = {"search": "optuna"}
-
-
-def params(names: list[str]) -> list[Any]:
-    """Skipped where the package of an extra is not installed."""
-    missing = {name for name in names if name in NEEDS and find_spec(NEEDS[name]) is None}
-    skipped = {name: pytest.mark.skipif(name in missing, reason=f"needs {NEEDS.get(name)}") for name in names}
-    return [pytest.param(name, marks=skipped[name]) for name in names]
-
-
-every = pytest.mark.parametrize("name", params(list(LEARNED)))
+every = pytest.mark.parametrize("name", LEARNED)
 LABELLED = [name for name in LEARNED if (spec := find_learned(name)).reads_labels(spec.checked({}))]
-every_labelled = pytest.mark.parametrize("name", params(LABELLED))
+every_labelled = pytest.mark.parametrize("name", LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +45,11 @@ def run(name: str, problem: Problem, seed: int = 0, **parameters: Any) -> tuple[
 
 @every
 def test_same_seed_same_bits_and_the_global_state_does_not_move(name: str, problem: Problem) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].tobytes()  # noqa: NPY002 (looked at, not used)
+    before = numpy_and_torch(generators())
     _, first = run(name, problem)
     _, second = run(name, problem)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tobytes()  # noqa: NPY002
+    assert numpy_and_torch(generators()) == before
 
 
 @every

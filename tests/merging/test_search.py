@@ -1,7 +1,6 @@
 """Coefficients by trial: no trial is better than the one that is kept, and the first is the start."""
 
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,10 +11,7 @@ from polytask.core.errors import BadValue, MissingExtra
 from polytask.merging.learning import learn
 from polytask.merging.samples import samples
 
-installed = pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna (extra tune)")
 
-
-@installed
 def test_the_search_comes_near_the_least_of_a_quadratic_loss() -> None:
     """Base 0, vectors (1, 0) and (0, 1): with losses (w1 - .6)^2 and (w2 - .2)^2 the coefficients are .6 and .2."""
     targets = {"a": torch.tensor([0.6]), "b": torch.tensor([0.2])}
@@ -42,7 +38,6 @@ def test_the_search_comes_near_the_least_of_a_quadratic_loss() -> None:
     assert seeds[0].coefficients != seeds[1].coefficients
 
 
-@installed
 def test_a_coefficient_a_layer() -> None:
     problem = Problem()
     found, _ = learn("search", problem.models, problem.samples(), base=problem.base, each="layer", trials=2, batches=1)

@@ -1,17 +1,15 @@
 from itertools import islice
-from operator import itemgetter
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.annotations import numpy_and_torch
 
 from polytask.core.errors import BadValue, DataError, MissingInput
 from polytask.tasks.examples import Examples
 from polytask.tasks.mixture import Mixture, MixtureSpec, evaluation_batches
 from polytask.testing.contract import generators
-
-numpy_and_torch = itemgetter("numpy", "torch")
 
 
 def examples(n, source="a"):

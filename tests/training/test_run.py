@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.annotations import numpy_and_torch
 from tests.training.runs import events, job, outcome, recipe, table, train, weights
 
 from polytask.core.errors import BadValue, NotFinite
@@ -17,7 +17,6 @@ from polytask.testing.contract import generators
 from polytask.training.devices import Devices
 from polytask.training.spec import RunSpec
 
-numpy_and_torch = itemgetter("numpy", "torch")
 DROPOUT = {"kind": "tabular", "embedding": 2, "hidden_sizes": [8], "dropout": 0.3}
 
 
