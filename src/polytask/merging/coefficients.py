@@ -1,16 +1,23 @@
 """A coefficient a task, or one for each layer, tensor: how they are grouped, and what they become in a plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from polytask.merging.composing import Scaled, group_columns
+from polytask.core.constraints import Choice
+from polytask.merging.composing import Composed, Scaled, group_columns
+from polytask.merging.descending import descend, facts_of
 from polytask.merging.layers import layer_of
+from polytask.merging.learning import Learned
+from polytask.merging.session import MergeSession
 from polytask.merging.vectors import Vectors
 
 EACH = ("task", "layer", "tensor")
 """What one coefficient of a task is for: everything, a numbered layer (outside of them a module), or a tensor."""
+
+Each = Annotated[str, Choice(*EACH)]
 
 
 def columns(vectors: Vectors, each: str) -> dict[str, int]:
@@ -40,3 +47,32 @@ def by_task(
         task: row[0] if alone else {name: row[column] for name, column in groups.items()}
         for task, row in zip(tasks, rows, strict=True)
     }
+
+
+def learn_coefficients(
+    session: MergeSession,
+    objective: Callable[[Composed, str, Any], Tensor | None],
+    *,
+    each: str,
+    start: float,
+    steps: int,
+    learning_rate: float,
+) -> Learned:
+    """The coefficients that steps of Adam lead to, which is all that is learned.
+
+    Args:
+        session: gives every task's batches.
+        objective: (merged weights, task, batch) -> what is minimised, 0-d; None where the batch says nothing.
+        each, start: see `scaled`.
+        steps, learning_rate: of Adam, each step on one batch of every task.
+    """
+    composition = scaled(session.vectors, each, start)
+    leaf, weights = composition.coefficients, session.composed(composition)
+    history = descend(
+        session,
+        [leaf],
+        lambda task, batch, step: objective(weights, task, batch),
+        steps=steps,
+        optimizer=torch.optim.Adam([leaf], lr=learning_rate),
+    )
+    return Learned(by_task(leaf, session.tasks, composition.groups), facts=facts_of(history))

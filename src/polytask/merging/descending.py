@@ -1,13 +1,17 @@
 """Descent on leaves of composed weights: one batch of every task a step, one task's graph at a time."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from polytask.core.constraints import Interval
 from polytask.merging.composing import Composed
 from polytask.merging.session import MergeSession, require_finite
+
+Steps = Annotated[int, Interval(1)]
+LearningRate = Annotated[float, Interval(0, open="left")]
 
 Objective = Callable[[str, Any, int], Tensor | None]
 """(task, batch, step) -> what is minimised, 0-d; None where the batch says nothing (no label exists)."""

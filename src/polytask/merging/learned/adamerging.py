@@ -8,13 +8,14 @@ Departures  the samples are of the validation split (the paper's are of the test
 Cost        a forward and a backward pass of one batch of every task a step.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
+from torch import Tensor
 
-from polytask.core.constraints import Choice, Interval
-from polytask.merging.coefficients import EACH, by_task, scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.core.constraints import Interval
+from polytask.merging.coefficients import Each, learn_coefficients
+from polytask.merging.composing import Composed
+from polytask.merging.descending import LearningRate, Steps
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
 
@@ -23,10 +24,10 @@ from polytask.merging.session import MergeSession
 def adamerging(
     session: MergeSession,
     *,
-    each: Annotated[str, Choice(*EACH)] = "layer",
+    each: Each = "layer",
     start: Annotated[float, Interval()] = 0.3,
-    steps: Annotated[int, Interval(1)] = 1000,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e-3,
+    steps: Steps = 1000,
+    learning_rate: LearningRate = 1e-3,
 ) -> Learned:
     """Coefficients by least entropy.
 
@@ -35,14 +36,8 @@ def adamerging(
              steps: of Adam, each on one batch of every task.
              learning_rate: of Adam.
     """
-    composition = scaled(session.vectors, each, start)
-    leaf = composition.coefficients
-    weights = session.composed(composition)
-    history = descend(
-        session,
-        [leaf],
-        lambda task, batch, step: session.entropy(task, session.forward(weights, task, batch)),
-        steps=steps,
-        optimizer=torch.optim.Adam([leaf], lr=learning_rate),
-    )
-    return Learned(by_task(leaf, session.tasks, composition.groups), facts=facts_of(history))
+
+    def entropy(weights: Composed, task: str, batch: Any) -> Tensor:
+        return session.entropy(task, session.forward(weights, task, batch))
+
+    return learn_coefficients(session, entropy, each=each, start=start, steps=steps, learning_rate=learning_rate)

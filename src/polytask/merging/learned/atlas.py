@@ -12,12 +12,12 @@ Cost        a forward and a backward pass of one batch of every task a step.
 
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
 from polytask.core.constraints import Choice, Interval
-from polytask.merging.coefficients import EACH, by_task, scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.coefficients import Each, learn_coefficients
+from polytask.merging.composing import Composed
+from polytask.merging.descending import LearningRate, Steps
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
 
@@ -27,10 +27,10 @@ def atlas(
     session: MergeSession,
     *,
     objective: Annotated[str, Choice("supervised", "unsupervised")] = "supervised",
-    each: Annotated[str, Choice(*EACH)] = "tensor",
+    each: Each = "tensor",
     start: Annotated[float, Interval()] = 0.3,
-    steps: Annotated[int, Interval(1)] = 300,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 0.01,
+    steps: Steps = 300,
+    learning_rate: LearningRate = 0.01,
 ) -> Learned:
     """Coefficients by least loss, or by least entropy.
 
@@ -40,14 +40,9 @@ def atlas(
              steps: of Adam, each on one batch of every task.
              learning_rate: of Adam.
     """
-    composition = scaled(session.vectors, each, start)
-    leaf = composition.coefficients
-    weights = session.composed(composition)
 
-    def value(task: str, batch: Any, step: int) -> Tensor | None:
+    def value(weights: Composed, task: str, batch: Any) -> Tensor | None:
         outputs = session.forward(weights, task, batch)
         return session.loss(task, outputs, batch) if objective == "supervised" else session.entropy(task, outputs)
 
-    optimizer = torch.optim.Adam([leaf], lr=learning_rate)
-    history = descend(session, [leaf], value, steps=steps, optimizer=optimizer)
-    return Learned(by_task(leaf, session.tasks, composition.groups), facts=facts_of(history))
+    return learn_coefficients(session, value, each=each, start=start, steps=steps, learning_rate=learning_rate)

@@ -22,10 +22,10 @@ from polytask.core.constraints import Choice, Interval, RuleChoice
 from polytask.core.errors import BadValue
 from polytask.core.noise import Noise
 from polytask.merging.by_rule import merged_by
-from polytask.merging.coefficients import EACH, by_task, scaled
+from polytask.merging.coefficients import Each, by_task, scaled
 from polytask.merging.composing import Scaled
 from polytask.merging.contract import find_method
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.learning import Learned, learned
 from polytask.merging.masking import Given, Masked, concrete, logistic, logits_for, of_unit_mean
 from polytask.merging.session import MergeSession
@@ -38,10 +38,10 @@ def concrete_subspace(
     session: MergeSession,
     *,
     around: Annotated[str | dict[str, Any], RuleChoice()] = ADAMERGING,
-    each: Annotated[str, Choice(*EACH)] = "layer",
+    each: Each = "layer",
     start: Annotated[float, Interval()] = 0.3,
-    steps: Annotated[int, Interval(1)] = 1000,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e-3,
+    steps: Steps = 1000,
+    learning_rate: LearningRate = 1e-3,
     temperature: Annotated[float, Interval(0, open="left")] = 0.5,
     mask: Annotated[str, Choice("soft", "binary")] = "soft",
     noise: Noise,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from polytask.core.constraints import Choice, Interval
 from polytask.core.noise import Noise
-from polytask.merging.coefficients import EACH, scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.coefficients import Each, scaled
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.distributions import disagreement
 from polytask.merging.learned.concrete import adamerged, kept_mask, share_kept
 from polytask.merging.learning import Learned, learned
@@ -35,14 +35,14 @@ Shifts = dict[str, tuple[str, Tensor, float]]
 def dam(
     session: MergeSession,
     *,
-    each: Annotated[str, Choice(*EACH)] = "layer",
+    each: Each = "layer",
     start: Annotated[float, Interval()] = 0.3,
     weight: Annotated[float, Interval(0)] = 0.1,
     safety: Annotated[str, Choice("entropy", "agreement")] = "entropy",
     radius: Annotated[float, Interval(0)] = 1.0,
-    steps: Annotated[int, Interval(1)] = 1000,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e-3,
-    shift_rate: Annotated[float, Interval(0, open="left")] = 0.01,
+    steps: Steps = 1000,
+    learning_rate: LearningRate = 1e-3,
+    shift_rate: LearningRate = 0.01,
     temperature: Annotated[float, Interval(0, open="left")] = 0.5,
     noise: Noise,
 ) -> Learned:

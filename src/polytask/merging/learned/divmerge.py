@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from polytask.core.constraints import Choice, Interval
-from polytask.merging.coefficients import EACH, by_task, scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.coefficients import Each, learn_coefficients
+from polytask.merging.composing import Composed
+from polytask.merging.descending import LearningRate, Steps
 from polytask.merging.distributions import jensen_shannon, kullback_leibler
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
@@ -28,10 +29,10 @@ def divmerge(
     session: MergeSession,
     *,
     divergence: Annotated[str, Choice("jensen_shannon", "kullback_leibler")] = "jensen_shannon",
-    each: Annotated[str, Choice(*EACH)] = "layer",
+    each: Each = "layer",
     start: Annotated[float, Interval()] = 0.3,
-    steps: Annotated[int, Interval(1)] = 300,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 0.01,
+    steps: Steps = 300,
+    learning_rate: LearningRate = 0.01,
 ) -> Learned:
     """Coefficients by least divergence from the experts.
 
@@ -41,18 +42,13 @@ def divmerge(
              steps: of Adam, each on one batch of every task.
              learning_rate: of Adam.
     """
-    composition = scaled(session.vectors, each, start)
-    leaf = composition.coefficients
-    weights = session.composed(composition)
     measure = _DIVERGENCES[divergence]
 
-    def value(task: str, batch: Any, step: int) -> Tensor:
+    def value(weights: Composed, task: str, batch: Any) -> Tensor:
         merged = session.forward(weights, task, batch)
         with torch.no_grad():
             expert = session.forward(session.vectors.expert(task), task, batch)
         found = [measure(expert[head], own, session.labelled(task, head, own)) for head, own in merged.items()]
         return torch.stack(found).sum()
 
-    optimizer = torch.optim.Adam([leaf], lr=learning_rate)
-    history = descend(session, [leaf], value, steps=steps, optimizer=optimizer)
-    return Learned(by_task(leaf, session.tasks, composition.groups), facts=facts_of(history))
+    return learn_coefficients(session, value, each=each, start=start, steps=steps, learning_rate=learning_rate)

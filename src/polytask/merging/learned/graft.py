@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from polytask.core.constraints import Interval
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.composing import Composition
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.learning import Learned, learned
 from polytask.merging.masking import logits_for
 from polytask.merging.session import MergeSession
@@ -26,7 +27,7 @@ from polytask.merging.vectors import Vectors
 
 
 @dataclass(frozen=True)
-class Graft:
+class Graft(Composition):
     """One task's graft: base + mask * (model - base), with the relaxed mask of logits."""
 
     vectors: Vectors
@@ -55,8 +56,8 @@ def graft(
     *,
     density: Annotated[float, Interval(0, 1, open="left")] = 1e-4,
     start: Annotated[float, Interval()] = -4.0,
-    steps: Annotated[int, Interval(1)] = 100,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e4,
+    steps: Steps = 100,
+    learning_rate: LearningRate = 1e4,
 ) -> Learned:
     """A sparse mask for each task by least loss.
 

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval
 from polytask.merging.coefficients import by_task, columns
-from polytask.merging.composing import Scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.composing import Composition, Scaled
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
 from polytask.merging.vectors import Vectors
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placed(Composition):
     """base + length * sum_t softmax(logits)[t] * (model_t - base).
 
     Attributes:
@@ -55,8 +55,8 @@ def self_positioning(
     session: MergeSession,
     *,
     scale: Annotated[float, Interval(0, open="left")] = 1.0,
-    steps: Annotated[int, Interval(1)] = 300,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 0.1,
+    steps: Steps = 300,
+    learning_rate: LearningRate = 0.1,
 ) -> Learned:
     """One coefficient a task, by least loss.
 

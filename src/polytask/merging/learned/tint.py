@@ -17,18 +17,18 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from polytask.core.constraints import Choice, Interval
+from polytask.core.constraints import Interval
 from polytask.core.errors import MissingInput, UnknownName
-from polytask.merging.coefficients import EACH, by_task, scaled
+from polytask.merging.coefficients import Each, by_task, scaled
 from polytask.merging.composing import Composition
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.distributions import divergences, entropies
 from polytask.merging.learning import Learned, learned
 from polytask.merging.session import MergeSession
 
 
 @dataclass(frozen=True)
-class Tinted:
+class Tinted(Composition):
     """A composition, and a difference that one task adds to some of its weights."""
 
     inner: Composition
@@ -49,10 +49,10 @@ def tint(
     session: MergeSession,
     *,
     layer: str = "",
-    each: Annotated[str, Choice(*EACH)] = "layer",
+    each: Each = "layer",
     start: Annotated[float, Interval()] = 0.3,
-    steps: Annotated[int, Interval(1)] = 500,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e-3,
+    steps: Steps = 500,
+    learning_rate: LearningRate = 1e-3,
 ) -> Learned:
     """Coefficients, and a layer a task.
 
