@@ -37,9 +37,18 @@ class Composition(Protocol):
         """The weight, by ordinary differentiable operations on the leaves given."""
         ...
 
+    def pulled(self, name: str, leaves: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor | None]:
+        """The leaves' gradients, from the weight's: autograd's, unless a composition knows a shorter way."""
+        own = [leaf.detach().requires_grad_() for leaf in leaves]
+        with torch.enable_grad():
+            weight = self.weight(name, own)
+        if not weight.requires_grad:  # it depends on none of them
+            return [None] * len(own)
+        return torch.autograd.grad(weight, own, gradient.to(weight), allow_unused=True)
+
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Composition):
     """base + sum_t coefficients[t, g] * (model_t - base), where g is the tensor's group.
 
     Attributes:
@@ -62,15 +71,14 @@ class Scaled:
         for row, task in enumerate(self.vectors.tasks):
             if self.vectors.has(task, name):
                 change = self.vectors.row(task, name)
-                weight = (
-                    weight + own[row].to(weight.dtype) * change
-                    if differentiable
-                    else (weight.add_(change, alpha=float(own[row])))
-                )
+                if differentiable:
+                    weight = weight + own[row].to(weight.dtype) * change
+                else:
+                    weight.add_(change, alpha=float(own[row]))
         return weight
 
-    def pulled(self, name: str, gradient: Tensor) -> tuple[Tensor]:
-        """The coefficients' gradients: inner products of the weight's with the task vectors."""
+    def pulled(self, name: str, leaves: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor]:
+        """Inner products of the weight's with the task vectors."""
         found = self.coefficients.new_zeros(len(self.vectors.tasks))
         for row, task in enumerate(self.vectors.tasks):
             if self.vectors.has(task, name):
@@ -130,7 +138,7 @@ class Composed(Mapping[str, Tensor]):
         for name, weight in (self._held or {}).items():
             if weight.grad is not None:
                 leaves = self.composition.leaves(name)
-                found = _pulled(self.composition, name, leaves, weight.grad)
+                found = self.composition.pulled(name, leaves, weight.grad)
                 known = [
                     (leaf, own)
                     for leaf, own in zip(leaves, found, strict=True)
@@ -187,19 +195,7 @@ class _Compose(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *_pulled(context.composition, context.name, context.saved_tensors, gradient)
-
-
-def _pulled(composition: Composition, name: str, leaves: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor | None]:
-    """The leaves' gradients, from the weight's."""
-    if isinstance(composition, Scaled):
-        return composition.pulled(name, gradient)
-    own = [leaf.detach().requires_grad_() for leaf in leaves]
-    with torch.enable_grad():
-        weight = composition.weight(name, own)
-    if not weight.requires_grad:  # it depends on none of them
-        return [None] * len(own)
-    return torch.autograd.grad(weight, own, gradient.to(weight), allow_unused=True)
+        return None, None, None, *context.composition.pulled(context.name, context.saved_tensors, gradient)
 
 
 def _fresh(composition: Composition, name: str, like: Tensor, leaves: Sequence[Tensor]) -> Tensor:

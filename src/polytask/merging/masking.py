@@ -21,7 +21,7 @@ MakeMask = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Composition):
     """base + mask * (inner weight - base); tensors without logits are the inner ones.
 
     Attributes:
@@ -48,7 +48,7 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Composition):
     """Weights that are there; nothing is learned in them."""
 
     tensors: Mapping[str, Tensor]
