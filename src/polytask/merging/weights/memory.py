@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 
-class MemoryWeights:
-    """Args: tensors: by name; not copied. where: what they are, for messages."""
+class OpenTensors:
+    """What `Weights` asks of tensors that are at hand whole, in memory or mapped."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        self._tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self._where = where
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
 
     def names(self) -> list[str]:
         return list(self._tensors)
@@ -26,6 +25,14 @@ class MemoryWeights:
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         return self._tensors[name].reshape(-1)[start:stop]
+
+
+class MemoryWeights(OpenTensors):
+    """Args: tensors: by name; not copied. where: what they are, for messages."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        super().__init__({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        self._where = where
 
     def where(self, name: str) -> str:
         return self._where

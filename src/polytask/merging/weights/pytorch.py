@@ -11,12 +11,13 @@ from torch import Tensor
 
 from polytask.core.errors import CheckpointError
 from polytask.merging.weights.files import fingerprint, hashes
+from polytask.merging.weights.memory import OpenTensors
 
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training scripts put the parameters beside other things."""
 
 
-class PytorchWeights:
+class PytorchWeights(OpenTensors):
     """The tensors of `.bin`, `.pt`, `.pth` or `.ckpt` files; memory-mapped where the format allows.
 
     Args:
@@ -24,26 +25,14 @@ class PytorchWeights:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        super().__init__({})
         self._files = list(files)
-        self._tensors: dict[str, Tensor] = {}
         self._where: dict[str, Path] = {}
         for file in self._files:
             for name, tensor in _state(file).items():
                 if name in self._tensors:
                     raise CheckpointError(f"{file}: {name!r} is in {self._where[name]} too")
                 self._tensors[name], self._where[name] = tensor.detach(), file
-
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._tensors[name].dtype
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        return self._tensors[name].reshape(-1)[start:stop]
 
     def where(self, name: str) -> str:
         return str(self._where[name])
