@@ -13,6 +13,8 @@ from polytask.merging.weights.interface import Weights
 Parts = Mapping[str, Tensor]
 """What is kept of one tensor of one task, under short names without a colon."""
 
+WHOLE = "whole"
+
 
 class Packed(NamedTuple):
     """One tensor in the store.
@@ -52,6 +54,14 @@ class Vectors:
         """A task's tensor in the base's type."""
         found = self.models[task].read(name, 0, self.elements(name))
         return found.view(self.shape(name)).to(self.base.dtype(name))
+
+    def whole(self, name: str) -> Packed:
+        """A tensor that a kind keeps as each task has it, under the name WHOLE."""
+        return Packed([{WHOLE: self.model(task, name)} for task in self.tasks])
+
+    def share(self, elements: int) -> float:
+        """Of all shared elements, so many."""
+        return elements / max(sum(map(self.elements, self.names)), 1)
 
     def rows(self, name: str) -> Rows:
         """What reads the task vectors of one tensor block by block."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval
 from polytask.merging.decompositions import thin_svd
-from polytask.merging.stores.contract import Packed, Parts, Vectors
+from polytask.merging.stores.contract import WHOLE, Packed, Parts, Vectors
 
 
 class LowRank:
@@ -28,7 +28,7 @@ class LowRank:
         shape, dtype = self._vectors.shape(name), self._vectors.base.dtype(name)
         rows, elements = shape[0] if shape else 0, self._vectors.elements(name)
         if len(shape) < 2 or not elements or self._rank * (rows + elements // rows) >= elements:
-            return Packed([{"whole": self._vectors.model(task, name)} for task in self._vectors.tasks])
+            return self._vectors.whole(name)
         self._factored += elements
         parts = []
         for matrix in self._vectors.stack(name).flatten(2):
@@ -38,12 +38,11 @@ class LowRank:
         return Packed(parts)
 
     def about(self) -> list[dict[str, Any]]:
-        elements = max(sum(map(self._vectors.elements, self._vectors.names)), 1)
-        return [{"factored": self._factored / elements} for _ in self._vectors.tasks]
+        return [{"factored": self._vectors.share(self._factored)} for _ in self._vectors.tasks]
 
     @staticmethod
     def restored(name: str, below: Tensor, parts: Parts, merged: Tensor | None, about: Mapping[str, Any]) -> Tensor:
-        if "whole" in parts:
-            return parts["whole"]
+        if WHOLE in parts:
+            return parts[WHOLE]
         product = parts["left"].float() @ parts["right"].float()
         return torch.add(below.float(), product.view(below.shape)).to(below.dtype)

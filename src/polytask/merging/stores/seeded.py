@@ -21,7 +21,7 @@ from torch import Tensor
 from polytask.core.constraints import Interval
 from polytask.core.noise import Noise
 from polytask.merging.decompositions import pseudo_inverse, thin_svd
-from polytask.merging.stores.contract import Packed, Parts, Vectors
+from polytask.merging.stores.contract import WHOLE, Packed, Parts, Vectors
 
 _TURNS = 10
 
@@ -43,7 +43,7 @@ class Seeded:
     def packed(self, name: str) -> Packed:
         shape, elements = self._vectors.shape(name), self._vectors.elements(name)
         if len(shape) < 2 or 2 * self._bases >= elements:
-            return Packed([{"whole": self._vectors.model(task, name)} for task in self._vectors.tasks])
+            return self._vectors.whole(name)
         self._fitted += elements
         m, n = shape[0], elements // shape[0]
         left = random_matrices(self._seed, name, "left", self._bases, m, self._rank)
@@ -55,13 +55,12 @@ class Seeded:
         return Packed(parts)
 
     def about(self) -> list[dict[str, Any]]:
-        elements = max(sum(map(self._vectors.elements, self._vectors.names)), 1)
-        return [{"fitted": self._fitted / elements} for _ in self._vectors.tasks]
+        return [{"fitted": self._vectors.share(self._fitted)} for _ in self._vectors.tasks]
 
     @staticmethod
     def restored(name: str, below: Tensor, parts: Parts, merged: Tensor | None, about: Mapping[str, Any]) -> Tensor:
-        if "whole" in parts:
-            return parts["whole"]
+        if WHOLE in parts:
+            return parts[WHOLE]
         sides = (("left", below.shape[0]), ("right", below[0].numel()))
         A, B = (
             combined(
