@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from polytask.checkpoints.checkpoint import CARD, README
-from polytask.checkpoints.directory import json_bytes
+from polytask.checkpoints.directory import json_bytes, read_json
 from polytask.checkpoints.hashing import facts_of, identified
 from polytask.core.errors import CheckpointError
 from polytask.merging import driver
@@ -48,18 +48,10 @@ def merge(
     """Merges models into one directory, and returns what was done.
 
     Args:
-        plan: a plan's file or content, ours or mergekit's.
-        out: the directory; written whole or not at all, one that is there is replaced if it is a merge.
-        settings: changes to the plan, {"rule.density": 0.2}.
-        compatible: of a mergekit file, follow mergekit's documented formulas where the papers' differ.
-        offline: never ask the hub, only its cache.
-        dry_run: check everything, write nothing.
-        memory: most anonymous memory beyond the interpreter's, 300MiB or in bytes.
-        threads: default: the processors that this process may use.
-        whole_hashes: identify inputs by the SHA-256 of all their bytes; else of large files by samples.
+        memory, threads: see `driver.merge`.
         samples: the data of a learned merge, from Python.
         bridge: makes it from the models' own directories, where none is handed over.
-        progress: called with (elements done, elements in all), from any thread.
+        The others as in `polytask.merge`.
     """
     read = read_plan(plan, settings, compatible=compatible)
     out = Path(out)
@@ -98,7 +90,7 @@ def merge(
         )
     finally:
         inputs.close()
-    return {**found, "out": str(out), "dry_run": False, **_outcome(read.plan, report)}
+    return {**found, "out": str(out), "dry_run": False, **_outcome(report, read_json(out / INTERFERENCE))}
 
 
 def _say_nothing(done: int, total: int) -> None: ...
@@ -164,8 +156,8 @@ def _files(
     return {**files, CARD: json_bytes(about), README: readme(about, plan_text).encode()}
 
 
-def _outcome(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
-    found = interference(report, list(plan.tasks))
+def _outcome(report: MergeReport, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done; `found` is what stands in interference.json."""
     return {
         "files": report.files,
         "bytes_read": report.bytes_read,
