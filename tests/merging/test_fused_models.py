@@ -13,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -146,6 +148,15 @@ def test_parts_that_do_not_go_together_are_refused() -> None:
     config = T5Config(vocab_size=TOKENS, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     with pytest.raises(BadValue, match="the base is 'an encoder and a decoder'; allowed: a causal language model"):
         FusedLanguageModel(llama(0), seeded(T5ForConditionalGeneration, config, 1), {"math": gpt2(2)})
+
+
+def test_a_part_without_such_a_cache_generates_without_one() -> None:
+    config = MambaConfig(vocab_size=TOKENS, hidden_size=8, state_size=4, num_hidden_layers=1, **SPECIAL)
+    model = FusedLanguageModel(llama(0), gpt2(1), {"math": seeded(MambaForCausalLM, config, 2)})
+    options = {"max_new_tokens": 2, "do_sample": False}
+    with pytest.raises(BadValue, match="the cache of a part is None; allowed: past_key_values; without one, use_cache"):
+        model.generate(IDS, **options)
+    assert model.generate(IDS, use_cache=False, **options).shape == (2, 7)
 
 
 def test_what_is_not_computed_is_refused() -> None:

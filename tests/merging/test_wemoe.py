@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from merging.learned_problem import Problem, drawn
 from polytask.core.errors import BadValue, MissingInput, UnknownName
@@ -161,6 +162,40 @@ def test_modules_are_chosen_by_name(patterns: list[str] | None, modules: list[st
     again = router_of(router.tensors()).tensors()
     assert list(again) == list(router.tensors())
     assert all(torch.equal(again[name], own) for name, own in learned.router.items())
+
+
+def test_a_transformers_mlps_are_mixed_and_its_mask_is_seen() -> None:
+    """Of a model of transformers, whose MLP is two modules of a layer and whose mask is an argument."""
+    config = BertConfig(
+        vocab_size=9,
+        hidden_size=8,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        num_labels=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = {task: BertForSequenceClassification(config).eval() for task in ("base", *TASKS)}
+    states = {
+        task: {name: own for name, own in net.state_dict().items() if not name.startswith("classifier")}
+        for task, net in nets.items()
+    }
+    given = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    found = samples(nets["base"], {task: [given] for task in TASKS}, forward=lambda net, task, rows: net(**rows).logits)
+    experts = {task: states[task] for task in TASKS}
+    learned, tensors = learn("wemoe", experts, found, base=states["base"], steps=5, learning_rate=0.1)
+    assert learned.facts["modules"] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    router = ModuleRouters.of_tensors(learned.router)
+    layers = [f"bert.encoder.layer.{n}.{part}.dense.weight" for n in range(2) for part in ("intermediate", "output")]
+    assert sorted(router.experts) == layers
+    nets["base"].load_state_dict(tensors, strict=False)
+    routed = Routed(nets["base"], router)
+    longer = {name: nn.functional.pad(own, (0, 4)) for name, own in given.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(routed(**longer).logits, routed(**given).logits)
+        assert not torch.allclose(routed(**given).logits, nets["base"](**given).logits)
 
 
 def test_a_router_moves_with_its_model() -> None:

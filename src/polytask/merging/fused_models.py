@@ -40,15 +40,15 @@ class FusedOutput(ModelOutput):
 
 
 class Caches:
-    """One of each part, which grow together."""
+    """One of each part, which grow together, and how many tokens they have seen."""
 
     is_compileable = False
 
-    def __init__(self, each: Sequence[Any]) -> None:
-        self.each = list(each)
+    def __init__(self, each: Sequence[Any], length: int) -> None:
+        self.each, self.length = list(each), length
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.each[0].get_seq_length()
+        return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         for cache in self.each:
@@ -129,10 +129,11 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
         device = outputs[0].logits.device
         large, base, *experts = (output.logits[:, -logits_to_keep:].to(device) for output in outputs)
         logits, weights = fuse(large, base, experts, most=self.most, together=self.together)
-        kept = [output.past_key_values for output in outputs] if use_cache else []
+        kept = [getattr(output, "past_key_values", None) for output in outputs] if use_cache else []
         if any(cache is None for cache in kept):
             raise BadValue("the cache of a part", None, "past_key_values; without one, use_cache=False", "logit fusion")
-        return FusedOutput(logits, weights, Caches(kept) if kept else None)
+        seen = input_ids.shape[1] + (0 if past_key_values is None else past_key_values.length)
+        return FusedOutput(logits, weights, Caches(kept, seen) if kept else None)
 
     def prepare_inputs_for_generation(
         self,
@@ -147,7 +148,8 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
         """What `generate` passes on: the ids that the caches have not seen."""
         if inputs_embeds is not None:
             raise BadValue("inputs_embeds", "a tensor", "none: the parts embed tokens differently", "logit fusion")
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        seen = 0 if past_key_values is None else past_key_values.length
+        kwargs.pop("cache_position", None)  # of transformers 4: each part counts its own
         return {
             "input_ids": input_ids[:, seen:],
             "past_key_values": past_key_values,
