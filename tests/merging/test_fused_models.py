@@ -166,6 +166,19 @@ def test_what_is_not_computed_is_refused() -> None:
         fused().generate(IDS, inputs_embeds=torch.zeros(2, 5, 8), max_new_tokens=1)
 
 
+def test_padded_vocabularies_are_cut_where_that_is_said() -> None:
+    model = FusedLanguageModel(llama(0, tokens=19), gpt2(1), {"math": llama(2, tokens=21)}, vocabulary=16).eval()
+    with torch.no_grad():
+        large, base, expert = (part(IDS).logits[..., :16] for part in model.parts)
+        torch.testing.assert_close(model(IDS).logits, fuse(large, base, [expert]).logits)
+    found = model.generate(IDS, max_new_tokens=4, num_beams=2, do_sample=False)
+    assert found.shape == (2, 9)
+    assert int(found.max()) < 16
+    for vocabulary in (0, 18):
+        with pytest.raises(BadValue, match=rf"vocabulary is {vocabulary}; allowed: 1 to 17, the fewest logits"):
+            FusedLanguageModel(llama(0), gpt2(1), {"math": llama(2, tokens=19)}, vocabulary=vocabulary)
+
+
 def saved(folder: Path, model: Any, words: list[str]) -> str:
     model.save_pretrained(folder)
     Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="a")).save(

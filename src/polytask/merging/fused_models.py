@@ -63,6 +63,8 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
         base: a small one with the same tokens.
         experts: name -> a fine-tune of the base.
         most, together: of `fusion.fuse`.
+        vocabulary: how many tokens count, the first of every part's; for parts whose logits are padded to different
+            sizes. Without it, sizes must be equal.
 
     Raises: Inconsistent where vocabularies differ in size; BadValue for a model that is no decoder alone.
 
@@ -79,21 +81,23 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
         *,
         most: float = MOST,
         together: bool = False,
+        vocabulary: int | None = None,
     ) -> None:
         parts = _named(large, base, experts)
-        _require_alike(parts)
+        tokens = _tokens(parts, vocabulary)
         config = copy.deepcopy(large.config)
+        config.get_text_config().vocab_size = tokens
         config._attn_implementation = "eager"  # of this class, which has no attention of its own
         super().__init__(config)
         self.generation_config = copy.deepcopy(large.generation_config)
-        self.names, self.most, self.together = list(experts), most, together
+        self.names, self.most, self.together, self.vocabulary = list(experts), most, together, tokens
         self.parts = nn.ModuleList(parts.values())
 
     @classmethod
-    def of_directories(
-        cls, large: str, base: str, experts: Mapping[str, str], *, most: float = MOST, together: bool = False
-    ) -> "FusedLanguageModel":
+    def of_directories(cls, large: str, base: str, experts: Mapping[str, str], **options: Any) -> "FusedLanguageModel":
         """From Hugging Face directories, or hub ids in the local cache; nothing is downloaded.
+
+        Args:    options: as above.
 
         Raises: Inconsistent where the directories' tokenizers differ.
         """
@@ -102,7 +106,7 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
         first, second, *rest = (
             AutoModelForCausalLM.from_pretrained(path, local_files_only=True) for path in paths.values()
         )
-        return cls(first, second, dict(zip(experts, rest, strict=True)), most=most, together=together)
+        return cls(first, second, dict(zip(experts, rest, strict=True)), **options)
 
     def forward(
         self,
@@ -127,7 +131,7 @@ class FusedLanguageModel(PreTrainedModel, GenerationMixin):
             for part, cache in zip(self.parts, caches, strict=True)
         ]
         device = outputs[0].logits.device
-        large, base, *experts = (output.logits[:, -logits_to_keep:].to(device) for output in outputs)
+        large, base, *experts = (output.logits[:, -logits_to_keep:, : self.vocabulary].to(device) for output in outputs)
         logits, weights = fuse(large, base, experts, most=self.most, together=self.together)
         kept = [getattr(output, "past_key_values", None) for output in outputs] if use_cache else []
         if any(cache is None for cache in kept):
@@ -188,13 +192,23 @@ def _directory(name: str, text: str) -> Path:
     return locate(reference, offline=True)
 
 
-def _require_alike(parts: Mapping[str, Any]) -> None:
+def _tokens(parts: Mapping[str, Any], vocabulary: int | None) -> int:
+    """How many tokens count; raises where parts do not go together."""
     if len(parts) < 3:
         raise BadValue("the number of experts", 0, "at least 1", "logit fusion")
+    for name, part in parts.items():
+        if part.config.is_encoder_decoder:
+            raise BadValue(name, "an encoder and a decoder", "a causal language model", "logit fusion")
     sizes = {name: part.config.get_text_config().vocab_size for name, part in parts.items()}
+    if vocabulary is not None:
+        if not 1 <= vocabulary <= min(sizes.values()):
+            raise BadValue("vocabulary", vocabulary, f"1 to {min(sizes.values())}, the fewest logits", "logit fusion")
+        return vocabulary
     first = next(iter(sizes))
     for name, size in sizes.items():
-        if parts[name].config.is_encoder_decoder:
-            raise BadValue(name, "an encoder and a decoder", "a causal language model", "logit fusion")
         if size != sizes[first]:
-            raise Inconsistent(f"logit fusion: {first} has logits of {sizes[first]} tokens, {name} of {size}")
+            raise Inconsistent(
+                f"logit fusion: {first} has logits of {sizes[first]} tokens, {name} of {size}; where the last ones "
+                "only pad, say how many count, vocabulary="
+            )
+    return sizes[first]
