@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polytask.core.errors import BadValue, UnknownName
+from polytask.core.validation import validated
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 from polytask.sharing.gates import GateOptions, Gates
 from polytask.sharing.selection import SELECTIONS, DSelectK, Hard, TopK, smooth_step
@@ -173,6 +174,12 @@ def test_the_orthogonality_of_a_sluice_is_its_weights_product() -> None:
 def test_fewer_experts_than_are_chosen(kind: str) -> None:
     with pytest.raises(BadValue, match="k is 5; allowed: at most the number of experts, 4"):
         gates(select={"kind": kind, "k": 5})
+
+
+def test_a_gate_reads_no_examples() -> None:
+    allowed = "allowed: 'input', 'task', 'embedding' or 'input_and_embedding'"
+    with pytest.raises(BadValue, match=f"gate.reads is 'examples'; {allowed}"):
+        validated(GateOptions, {"reads": "examples"}, "gate")
 
 
 def test_a_selection_that_is_not_there() -> None:

@@ -92,6 +92,8 @@ def test_a_copy_changes_its_own_layers() -> None:
         "yolor": "a latent of 8, mixed from 2, joined to what the encoder gives",
         "prefix": "3 vectors before the input's tokens",
         "task_tokens": "a token of 8 among the input's",
+        "dtrn": "a vector of 3, which scales and shifts the transformer's normalisations",
+        "apem": "a vector of 8, which weighs the tokens",
     }.items(),
 )
 def test_a_description_says_what_tells_the_network_its_task(kind: str, words: str) -> None:

@@ -64,6 +64,9 @@ class APEM(Sharing):
                 self.towers[task] = dense_layers(width, options.hidden_sizes, activation=options.activation)
         self.width = options.hidden_sizes[-1]
 
+    def condition(self, task: str) -> str:
+        return f"a vector of {len(self.indicators[task].vector)}, which weighs the tokens"
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"]:
         """The patterns, which all tasks select from; MissingInput where rows are padded."""
         patterns, mask = self._patterns(inputs)

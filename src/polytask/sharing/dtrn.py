@@ -68,6 +68,9 @@ class DTRN(Sharing):
                 self.towers[task] = dense_layers(fields, options.hidden_sizes, activation=options.activation)
         self.width = options.hidden_sizes[-1]
 
+    def condition(self, task: str) -> str:
+        return f"a vector of {len(self.vectors[task].vector)}, which scales and shifts the transformer's normalisations"
+
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"]:
         """The tokens of the columns, which all tasks read."""
         return cast(Tokens, self.encoder(inputs)).values
