@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from polytask.core import rules
+from polytask.sharing import SHARING
 from polytask.testing.contract import generators
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,9 +37,10 @@ def chromium() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_rule_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that a test adds is gone after it: the listing and the JSON schema name every rule that there is."""
-    monkeypatch.setattr(rules._catalogue, "_added", dict(rules._catalogue._added))
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule or architecture that a test adds is gone after it: listings and the JSON schema name all there are."""
+    for catalogue in (rules._catalogue, SHARING):
+        monkeypatch.setattr(catalogue, "_added", dict(catalogue._added))
 
 
 @pytest.fixture
