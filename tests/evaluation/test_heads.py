@@ -47,6 +47,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], names: li
 SHARING = [
     "hard",
     "mmoe",
+    "cgc",
     {"kind": "film", "hidden_sizes": [5]},
     {"kind": "channel_masks", "hidden_sizes": [8]},
     {"kind": "home", "normalization": "layer"},
@@ -56,10 +57,7 @@ SHARING = [
 @pytest.mark.parametrize("sharing", SHARING, ids=str)
 def test_a_task_joins_and_leaves_again_and_the_rest_is_equal_bit_by_bit(sharing: Any, tmp_path: Path) -> None:
     first = train(tmp_path / "first", "left", "right", sharing=sharing)
-    own_parts = ["heads", "sharing.gates", "sharing.modulations", "sharing.own"]
-    known = {name.rpartition(".")[0] for name in read_checkpoint(resolve(first)).tensors()}
-    trainable = [part for part in own_parts if any(name.startswith(part) for name in known)]
-    new = train(tmp_path / "new", "third", sharing=sharing, model={"init_from": str(first)}, trainable=trainable)
+    new = train(tmp_path / "new", "third", sharing=sharing, model={"init_from": str(first)}, trainable=["own"])
     both = polytask.heads.attach(first, new, tmp_path / "both")
     verify_checkpoint(both)
     before, learnt, after = (read_checkpoint(resolve(path)).tensors() for path in (first, new, both))
@@ -83,7 +81,7 @@ def test_a_task_joins_and_leaves_again_and_the_rest_is_equal_bit_by_bit(sharing:
 def test_a_shared_part_that_has_changed_is_refused(tmp_path: Path) -> None:
     first = train(tmp_path / "first", "left")
     new = train(tmp_path / "new", "right", model={"init_from": str(first)})
-    with pytest.raises(CheckpointError, match=r"'sharing.encoder.*' is not that of .*trainable: \[heads\]"):
+    with pytest.raises(CheckpointError, match=r"'sharing.encoder.*' is not that of .*trainable: \[own\]"):
         polytask.heads.attach(first, new, tmp_path / "both")
     assert not (tmp_path / "both").exists()
 
@@ -94,10 +92,37 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         polytask.heads.attach(first, new, tmp_path / "both")
 
 
-def test_tasks_that_read_each_other_stay_together(tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "left", "right", sharing="cross_stitch")
-    with pytest.raises(BadValue, match="sharing 'cross_stitch' is 'tasks that read each other'"):
-        polytask.heads.detach(run, ["left"], tmp_path / "out")
+@pytest.mark.parametrize(
+    ("sharing", "task", "stays"),
+    [("cross_stitch", "left", True), ("aitm", "left", True), ("aitm", "third", False)],
+)
+def test_what_others_read_of_a_task_that_leaves_stays(sharing: str, task: str, stays: bool, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", *LABELS, sharing=sharing)
+    smaller = polytask.heads.detach(run, [task], tmp_path / "smaller")
+    before, after = (read_checkpoint(resolve(path)).tensors() for path in (run, smaller))
+    assert same(before, after, list(after))
+    assert any(task in name.split(".") for name in after) == stays
+    staying = [label for label in LABELS if label != task]
+    assert polytask.load(smaller).predict(rows()).equals(polytask.load(run).predict(rows(), staying))
+    assert read_checkpoint(smaller).card["tasks"].keys() == set(staying)
+    again = polytask.heads.attach(smaller, run, tmp_path / "again")
+    assert polytask.load(again).predict(rows(), list(LABELS)).equals(polytask.load(run).predict(rows(), list(LABELS)))
+    last = polytask.heads.detach(smaller, [staying[0]], tmp_path / "last")
+    assert polytask.load(last).predict(rows()).equals(polytask.load(run).predict(rows(), staying[1:]))
+
+
+def test_a_task_that_the_others_would_read_cannot_join(tmp_path: Path) -> None:
+    first, new = train(tmp_path / "first", "left", sharing="cross_stitch"), tmp_path / "new"
+    train(new, "left", "right", sharing="cross_stitch")
+    said = r"sharing 'cross_stitch': the tasks that 'left' would read is \['left', 'right'\]; allowed: .*, \['left'\]"
+    with pytest.raises(BadValue, match=said):
+        polytask.heads.attach(first, new, tmp_path / "both")
+
+
+def test_a_task_that_would_read_others_than_it_learnt_with_cannot_join(tmp_path: Path) -> None:
+    first, new = train(tmp_path / "first", "left", sharing="aitm"), train(tmp_path / "new", "right", sharing="aitm")
+    with pytest.raises(BadValue, match=r"the tasks that 'right' would read is \['left', 'right'\]; .*\['right'\]"):
+        polytask.heads.attach(first, new, tmp_path / "both")
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:

@@ -255,6 +255,17 @@ def test_a_merge_of_polytask_models_predicts_every_task(experts: Path, tmp_path:
     assert verify_checkpoint(tmp_path / "out").card["tasks"]["topic"]["kind"] == "multiclass"
 
 
+def test_models_of_which_one_has_lost_a_task_that_others_read_are_refused(tmp_path: Path) -> None:
+    settings = recipe(model__sharing={"kind": "cross_stitch", "hidden_sizes": [4]})
+    polytask.train(settings, out=tmp_path / "base", data={"data": table()})
+    polytask.heads.detach(tmp_path / "base", ["buy"], tmp_path / "other")
+    plan = {"base": str(tmp_path / "base"), "tasks": {"other": str(tmp_path / "other")}, "rule": "task_arithmetic"}
+    with pytest.raises(
+        PolytaskError, match=r"config.json: sharing_tasks is None in base and \['click', 'buy', .* in other"
+    ):
+        polytask.merge(plan, out=tmp_path / "out")
+
+
 def test_polytask_models_with_other_inputs_are_refused(experts: Path, tmp_path: Path) -> None:
     rows = table()
     polytask.train(recipe(data__drop=["x0"]), out=tmp_path / "other", data={"data": rows})

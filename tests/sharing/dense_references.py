@@ -178,6 +178,11 @@ def task_tokens_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tenso
     return shown(decoded(tensors, task, [finest, torch.stack(rows)]), task)
 
 
+def network(tensors: Tensors, name: str, x: Tensor) -> Tensor:
+    """An expert of two layers."""
+    return linear(tensors, f"{name}.2", gelu(linear(tensors, f"{name}.0", x)))
+
+
 def m3vit_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
     """A plain layer, then one whose tokens go to the two experts of three with the largest scores."""
     finest, coarsest = levels_of(tensors, inputs)
@@ -193,9 +198,7 @@ def m3vit_reference(tensors: Tensors, inputs: Tensors, task: str) -> Tensor:
             weights = scores[best].softmax(0)
             total = torch.zeros_like(token)
             for weight, number in zip(weights, best, strict=True):
-                inner = tensors[f"{name}.inwards_of_experts"][number] @ token + tensors[f"{name}.inner_bias"][number]
-                outer = tensors[f"{name}.outwards_of_experts"][number] @ gelu(inner)
-                total = total + weight * (outer + tensors[f"{name}.outer_bias"][number])
+                total = total + weight * network(tensors, f"{name}.network.experts.{number + 1}", token)
             made.append(total)
         rows.append(normalised(tensors, "sharing.norm", x + torch.stack(made)).T.reshape(coarsest.shape[1:]))
     return shown(decoded(tensors, task, [finest, torch.stack(rows)]), task)

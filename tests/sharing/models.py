@@ -52,6 +52,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "medusa": {"kind": "medusa"},
     "task_expert": {"kind": "task_expert", "experts": 2, "width": 4},
     "m3vit": {"kind": "m3vit", "heads": 2, "experts": 3},
+    "mod_squad": {"kind": "mod_squad", "heads": 3, "experts": 4},
     "film": {"kind": "film", "hidden_sizes": [7, 6], "deviation": 0.3},
     "task_embedding": {"kind": "task_embedding", "hidden_sizes": [7, 6], "embedding": 3},
     "yolor": {"kind": "yolor", "combine": "concatenate", "bases": 2, "deviation": 0.3},
@@ -73,7 +74,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "single": {"kind": "single"},
 }
 VARIANTS = {
-    **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in ("hard", "single", "task_tokens")},
+    **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in ("hard", "single", "task_tokens", "mod_squad")},
     "film inside a table": {"kind": "film", "hidden_sizes": [6], "inner": ["layers.0"], "deviation": 0.3},
     "film inside a pyramid": {"kind": "film", "hidden_sizes": [], "inner": ["levels.?"], "deviation": 0.3},
 }
@@ -103,13 +104,19 @@ def text_inputs(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
 
 
 def table_model(
-    sharing: Any = "hard", seed: int = 0, outputs: dict[str, int] = OUTPUTS, **encoder: Any
+    sharing: Any = "hard",
+    seed: int = 0,
+    outputs: dict[str, int] = OUTPUTS,
+    sharing_tasks: list[str] | None = None,
+    **encoder: Any,
 ) -> MultiTaskModel:
     heads = {"topic": [9]} if "topic" in outputs else {}
     options = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8], **encoder}
     if isinstance(sharing, dict) and SHARING.find(sharing["kind"]).reads[0] == "sequence":
         options = {"kind": "columns", "width": 8}
-    return build_model(ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed)
+    return build_model(
+        ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed, sharing_tasks=sharing_tasks
+    )
 
 
 def on_pictures(case: str) -> bool:
@@ -128,12 +135,14 @@ def inputs_of(case: str, rows: int, seed: int = 0) -> dict[str, Tensor]:
     return {"image": uniform(seed, rows, 3, 8, 12)} if on_pictures(case) else table_inputs(rows, seed)
 
 
-def model_of(case: str, seed: int = 0, outputs: dict[str, int] = OUTPUTS, **encoder: Any) -> MultiTaskModel:
+def model_of(
+    case: str, seed: int = 0, outputs: dict[str, int] = OUTPUTS, sharing_tasks: list[str] | None = None, **encoder: Any
+) -> MultiTaskModel:
     """The small model that this architecture's tests are about."""
     sharing = options_of(case)
     if not on_pictures(case):
-        return table_model(sharing, seed, outputs, **encoder)
+        return table_model(sharing, seed, outputs, sharing_tasks, **encoder)
     heads = {"topic": [9]} if "topic" in outputs else {}
     options = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1, **encoder}
     spec = ModelSpec.model_validate({"encoder": options, "sharing": sharing, "decoder": DECODER})
-    return build_model(spec, PICTURES, outputs, heads, seed=seed)
+    return build_model(spec, PICTURES, outputs, heads, seed=seed, sharing_tasks=sharing_tasks)

@@ -224,17 +224,16 @@ def test_an_exported_router_computes_what_the_sparse_one_does() -> None:
     tokens = uniform(3, 11, 8)
     weights = routed.gates("click", tokens)
     assert (weights > 0).sum(1).tolist() == [2] * 11
-    every = sum(weights[:, [number]] * routed.expert(number, tokens) for number in range(3))
-    torch.testing.assert_close(routed.mixed(tokens, weights), every)
+    every = sum(weights[:, [number]] * routed.network.experts[str(number + 1)](tokens) for number in range(3))
+    torch.testing.assert_close(routed.network(tokens[None], weights, [1, 2, 3])[0], every)
 
 
 def test_an_expert_that_no_token_chose_has_a_gradient_of_zero() -> None:
     routed: Any = model_of("m3vit").sharing.layers[1]
     tokens, weights = uniform(3, 5, 8), torch.tensor([[0.5, 0.5, 0.0]]).expand(5, 3)
-    routed.mixed(tokens, weights).sum().backward()
-    grad = routed.inwards_of_experts.grad
-    assert grad is not None
-    assert grad[2].abs().sum() == 0 < grad[0].abs().sum()
+    routed.network(tokens[None], weights, [1, 2, 3]).sum().backward()
+    first, _, last = (expert[0].weight.grad for expert in routed.network.experts.values())
+    assert last.abs().sum() == 0 < first.abs().sum()
 
 
 def test_routers_pay_for_uneven_use_in_training_only() -> None:

@@ -9,6 +9,7 @@ from tests.sharing.dense_references import DENSE_REFERENCES
 from tests.sharing.models import CASES, OUTPUTS, SHARING_OPTIONS, inputs_of, model_of, on_pictures, schema_of
 from tests.sharing.recommender_references import RECOMMENDER_REFERENCES
 from tests.sharing.references import REFERENCES, head_reference
+from tests.sharing.squad_references import SQUAD_REFERENCES
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +17,13 @@ from polytask.core.errors import UnknownName
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
 
 every_architecture = pytest.mark.parametrize("kind", CASES)
-references = {**REFERENCES, **CONDITIONING_REFERENCES, **DENSE_REFERENCES, **RECOMMENDER_REFERENCES}
+references = {
+    **REFERENCES,
+    **CONDITIONING_REFERENCES,
+    **DENSE_REFERENCES,
+    **RECOMMENDER_REFERENCES,
+    **SQUAD_REFERENCES,
+}
 
 
 def test_every_architecture_has_options_and_a_reference() -> None:
@@ -116,7 +123,7 @@ def test_bf16_autocast_trains(kind: str) -> None:
     for task, output in outputs.items():
         differs = ~torch.isclose(output.float(), exact[task], rtol=0.05, atol=0.05)
         # a router sends a token that is near a tie to another expert
-        assert differs.float().mean() <= (0.02 if kind == "m3vit" else 0)
+        assert differs.float().mean() <= (0.02 if kind.startswith(("m3vit", "mod_squad")) else 0)
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
@@ -186,6 +193,41 @@ def test_the_start_of_a_part_does_not_depend_on_other_tasks(kind: str) -> None:
 def same_tensors(one: nn.Module, other: nn.Module) -> bool:
     tensors = other.state_dict()
     return all(torch.equal(tensor, tensors[name]) for name, tensor in one.state_dict().items())
+
+
+# ---- tasks that come and go
+
+READ_EACH_OTHER = {"ple", "adatt", "stem", "cross_stitch", "nddr", "sluice", "pad"}
+"""All tasks of the model: none can join a trained model, and of one that leaves the others still read the rest."""
+
+
+@every_architecture
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_a_task_leaves_and_the_others_stay_as_they_are_bit_by_bit(kind: str, task: str) -> None:
+    whole, inputs = model_of(kind).eval(), inputs_of(kind, 4)
+    staying = {other: width for other, width in OUTPUTS.items() if other != task}
+    sharing_tasks = whole.read_by(staying)
+    smaller, tensors = model_of(kind, seed=1, outputs=staying, sharing_tasks=sharing_tasks).eval(), whole.state_dict()
+    smaller.load_state_dict({name: tensors[name] for name in smaller.state_dict()})
+    before, after = whole(inputs, list(staying)), smaller(inputs)
+    assert list(after) == list(staying)
+    assert all(torch.equal(output, before[other]) for other, output in after.items())
+    assert (task in sharing_tasks) == (kind in READ_EACH_OTHER or (kind == "aitm" and task != "assays"))
+    left = [name for name in smaller.state_dict() if task in name.split(".")]
+    assert not [name for name in left if task not in sharing_tasks or name.startswith("heads.")]
+
+
+@every_architecture
+def test_a_task_joins_and_the_others_stay_as_they_are_bit_by_bit(kind: str) -> None:
+    few = {task: width for task, width in OUTPUTS.items() if task != "assays"}
+    before, after = model_of(kind, outputs=few).eval(), model_of(kind, seed=1).eval()
+    reads_as_before = [after.read_by([task]) == before.read_by([task]) for task in few]
+    assert reads_as_before == [kind not in READ_EACH_OTHER] * len(few)
+    if all(reads_as_before):
+        after.load_state_dict({**after.state_dict(), **before.state_dict()})
+        inputs = inputs_of(kind, 4)
+        outputs = after(inputs, list(few))
+        assert all(torch.equal(outputs[task], output) for task, output in before(inputs).items())
 
 
 # ---- what is shared

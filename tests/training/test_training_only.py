@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.runs import events, outcome, recipe, table, train, weights
+from tests.training.runs import outcome, recipe, table, train, weights
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
@@ -47,13 +47,19 @@ def test_a_resumed_run_has_its_training_only_tasks_back(tmp_path: Path) -> None:
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
 
 
-def test_a_task_that_the_others_read_stays_and_is_said_to(tmp_path: Path) -> None:
-    train(tmp_path, tasks=TASKS, model__sharing={"kind": "cross_stitch", "hidden_sizes": [4]})
-    assert "buy" in polytask.load(tmp_path).predict(table()).columns
-    (said,) = [event["text"] for event in events(tmp_path, "message") if "training-only" in event["text"]]
-    assert (
-        said == "training-only tasks stay in the saved model (buy): sharing 'cross_stitch' computes them for the others"
-    )
+@pytest.mark.parametrize(
+    "sharing", [{"kind": "cross_stitch", "hidden_sizes": [4]}, {"kind": "aitm", "hidden_sizes": [4]}]
+)
+def test_what_the_others_read_of_it_stays(sharing: dict[str, Any], tmp_path: Path) -> None:
+    """A saved model without it predicts what the whole one does: its tower is there, its head is not."""
+    auxiliary = {**TASKS, "buy": {"kind": "binary", "role": "auxiliary"}}
+    train(tmp_path / "run", tasks=TASKS, model__sharing=sharing)
+    train(tmp_path / "whole", tasks=auxiliary, model__sharing=sharing)
+    saved, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert whole.keys() - saved.keys() == {"heads.buy.output.weight", "heads.buy.output.bias"}
+    rows, staying = table(), ["click", "topic"]
+    found = polytask.load(tmp_path / "run").predict(rows)
+    assert found.equals(polytask.load(tmp_path / "whole").predict(rows, staying))
 
 
 def test_alone_it_is_saved(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Tasks that leave a trained model, and tasks that join it from another one: nothing else changes by a bit.
 
-polytask train new.yaml --out new          # init_from: the old model, trainable: [heads]; learns a task of its own
+polytask train new.yaml --out new          # init_from: the old model, trainable: [own]; learns a task of its own
 polytask heads attach old --from new --out both
 polytask heads detach both --task click --out smaller
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from polytask.checkpoints.runs import resolve
 from polytask.core.errors import BadValue, CheckpointError, UnknownName
 from polytask.evaluation.routed import RoutedModel
 from polytask.evaluation.trained import load, model_of
-from polytask.sharing import describe
+from polytask.sharing import MultiTaskModel, describe
+from polytask.sharing.model import sharing_tasks_of
+from polytask.sharing.trimming import trimmed
 
 _OWN_FILES = (MODEL, STATE, "config.json", "inputs.json", "recipe.yaml", "card.json", "README.md")
 
@@ -27,7 +29,7 @@ EncoderFactory = Callable[..., nn.Module]
 def detach(
     directory: str | Path, tasks: Iterable[str], out: str | Path, *, encoder: EncoderFactory | None = None
 ) -> Path:
-    """Writes the model without these tasks and without what is theirs alone.
+    """Writes the model without these tasks and without what is theirs alone; what others read of them stays.
 
     Args:
         directory: a run or checkpoint.
@@ -37,7 +39,7 @@ def detach(
 
     Raises:
         UnknownName: a task that the model lacks.
-        BadValue: no task is left, or the architecture's other tasks read what belongs to these.
+        BadValue: no task is left, or a product is left without a factor.
     """
     checkpoint = read_checkpoint(resolve(Path(directory)))
     config, leaving = checkpoint.config, list(dict.fromkeys(tasks))
@@ -47,8 +49,35 @@ def detach(
     staying = [task for task in config["outputs"] if task not in leaving]
     if not staying:
         raise BadValue("tasks to detach", leaving, "all but at least one of the model's")
-    _require_apart(checkpoint, encoder)
-    return _write(out, checkpoint.tensors(), _of_tasks(checkpoint, staying), encoder, [checkpoint])
+    parts = _of_tasks(checkpoint, staying)
+    model = _model(checkpoint, encoder)
+    sharing_tasks = sharing_tasks_of(model, staying)
+    parts["config"] |= {"sharing_tasks": sharing_tasks, "model": _spec_of(model, sharing_tasks or staying)}
+    return _write(out, checkpoint.tensors(), parts, model_of(parts["config"], encoder, str(out)), [checkpoint])
+
+
+def trim(
+    directory: str | Path,
+    rows: Any,
+    out: str | Path,
+    *,
+    threshold: float = 0.0,
+    encoder: EncoderFactory | None = None,
+) -> Path:
+    """Writes the model without the experts that its tasks do not use on these rows; see `polytask.sharing.trimming`.
+
+    Args:
+        directory: a run or checkpoint, with sharing `mod_squad`.
+        rows: a frame or mapping with the columns that its sources read; each task's rows are all of them.
+        threshold: the share of a task's tokens that an expert must be used by, and more, to stay.
+        out, encoder: as for `detach`.
+    """
+    checkpoint = read_checkpoint(resolve(Path(directory)))
+    trained = load(checkpoint.path, encoder=encoder)
+    model = trimmed(_model(checkpoint, encoder), trained.pieces(rows), threshold=threshold)
+    parts = _of_tasks(checkpoint, list(checkpoint.config["outputs"]))
+    parts["config"]["model"] = _spec_of(model, model.sharing_tasks)
+    return _write(out, checkpoint.tensors(), parts, model, [checkpoint])
 
 
 def attach(
@@ -63,12 +92,14 @@ def attach(
 
     Args:
         directory: the model that gets tasks.
-        other: one that started from it (`init_from`) and trained what is its tasks' alone (`trainable: [heads]`).
+        other: one that started from it (`init_from`) and trained what is its tasks' alone (`trainable: [own]`).
         tasks: of the other model; None is all that the first lacks.
         out, encoder: as for `detach`.
 
     Raises:
         CheckpointError: the models differ in what they share: in a tensor, the configuration, or how inputs are made.
+        BadValue: the architecture is one in which the model's tasks would read the new ones, or the new ones in this
+            model would read other tasks than where they were learnt.
     """
     checkpoint, second = (read_checkpoint(resolve(Path(path))) for path in (directory, other))
     own, theirs = checkpoint.config["outputs"], second.config["outputs"]
@@ -80,28 +111,50 @@ def attach(
             raise BadValue(f"{directory}: a task to attach", task, f"none that the model has: {', '.join(own)}")
     if not joining:
         raise BadValue(f"{other}: tasks to attach", list(theirs), "at least one that the first model lacks")
-    _require_apart(checkpoint, encoder)
     for part in ("model", "python_encoder", "attachments"):
         if checkpoint.config.get(part) != second.config.get(part):
             raise CheckpointError(f"{other}: its {part} in config.json is not that of {directory}")
+    first, learnt = _model(checkpoint, encoder), _model(second, encoder)
+    parts = _joined(_of_tasks(checkpoint, list(own)), _of_tasks(second, joining), str(other))
+    sharing_tasks = [
+        *first.sharing_tasks,
+        *(task for task in learnt.read_by(joining) if task not in first.sharing_tasks),
+    ]
+    model = model_of({**parts["config"], "sharing_tasks": sharing_tasks}, encoder, str(out))
+    parts["config"]["sharing_tasks"] = sharing_tasks_of(model, [*own, *joining])
+    _require_same_reads(own, first, model)
+    _require_same_reads(joining, learnt, model)
     tensors, added = checkpoint.tensors(), second.tensors()
     for name, tensor in added.items():
         if name in tensors and not torch.equal(tensors[name], tensor):
             raise CheckpointError(
                 f"{other}: {name!r} is not that of {directory}: train only what is the new tasks' alone "
-                "(trainable: [heads])"
+                "(trainable: [own])"
             )
-    parts = _joined(_of_tasks(checkpoint, list(own)), _of_tasks(second, joining), str(other))
-    return _write(out, {**added, **tensors}, parts, encoder, [checkpoint, second])
+    return _write(out, {**added, **tensors}, parts, model, [checkpoint, second])
 
 
-def _require_apart(checkpoint: Checkpoint, encoder: EncoderFactory | None) -> None:
+def _model(checkpoint: Checkpoint, encoder: EncoderFactory | None) -> MultiTaskModel:
     model = load(checkpoint.path, encoder=encoder).model
     if isinstance(model, RoutedModel):
         raise CheckpointError(f"{checkpoint.path}: keeps a router, which knows its tasks; merge the experts anew")
-    if not model.sharing.isolated:
-        kind = checkpoint.config["model"]["sharing"]["kind"]
-        raise BadValue(f"sharing {kind!r}", "tasks that read each other", "one whose tasks can come and go")
+    return model
+
+
+def _spec_of(model: MultiTaskModel, tasks: Sequence[str]) -> dict[str, Any]:
+    """What config.json says of the model when it has these tasks alone."""
+    assert model.spec is not None  # it was built from one
+    spec = model.spec.model_copy(update={"sharing": model.spec.sharing.of_tasks(tasks)})
+    return {**spec.model_dump(mode="json"), "init_from": None}
+
+
+def _require_same_reads(tasks: Iterable[str], before: MultiTaskModel, after: MultiTaskModel) -> None:
+    """BadValue where one of these tasks would read the parts of other tasks in `after` than it did before."""
+    for task in tasks:
+        known, found = before.read_by([task]), after.read_by([task])
+        if found != known:
+            kind = "" if after.spec is None else f"sharing {after.spec.sharing.kind!r}: "
+            raise BadValue(f"{kind}the tasks that {task!r} would read", found, f"those that it learnt with, {known}")
 
 
 def _of_tasks(checkpoint: Checkpoint, tasks: list[str]) -> dict[str, Any]:
@@ -175,11 +228,10 @@ def _write(
     out: str | Path,
     tensors: Mapping[str, Tensor],
     parts: Mapping[str, Any],
-    encoder: EncoderFactory | None,
+    model: MultiTaskModel,
     from_: list[Checkpoint],
 ) -> Path:
-    """The directory of the model that `parts` describe, with those of the tensors that it has."""
-    model = model_of(parts["config"], encoder, str(out))
+    """The directory of the model, which `parts` describe, with those of the tensors that it has."""
     wanted = list(model.state_dict())
     lacking = [name for name in wanted if name not in tensors]
     if lacking:

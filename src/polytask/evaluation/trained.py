@@ -1,6 +1,6 @@
 """A trained model from its directory alone: raw rows in, predictions or scores out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,11 +121,23 @@ class Trained:
                 named = f"several sources, {', '.join(several)}: say which one the rows are of, source={several[0]!r}"
                 raise MissingInput(f"task {task!r} has {named}")
         found: dict[str, torch.Tensor] = {}
-        for source, preprocessor in self._preprocessors.items():
-            here = [task for task in wanted if task in self._sources[source]]
-            if here:
-                found |= self._forward(preprocessor.transform(frame, place), here, frame.height)
+        for here, preprocessor in self._readers(wanted):
+            found |= self._forward(preprocessor.transform(frame, place), here, frame.height)
         return {task: found[task] for task in wanted}
+
+    def pieces(self, rows: Any) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+        """(tasks, what the model reads of some of these rows for them), source after source."""
+        frame = _frame(rows)
+        for here, preprocessor in self._readers(list(self.targets)):
+            for inputs in self._batches(preprocessor.transform(frame), frame.height):
+                yield here, inputs
+
+    def _readers(self, tasks: list[str]) -> Iterator[tuple[list[str], Preprocessor]]:
+        """Those of the tasks that a source has, and what makes inputs of its rows."""
+        for source, preprocessor in self._preprocessors.items():
+            here = [task for task in tasks if task in self._sources[source]]
+            if here:
+                yield here, preprocessor
 
     def _from_source(
         self, source: str, frame: "polars.DataFrame", tasks: list[str], place: Place | None
@@ -154,16 +166,20 @@ class Trained:
         self, inputs: Mapping[str, Any], tasks: list[str], height: int, stem: str | None = None
     ) -> dict[str, torch.Tensor]:
         pieces: list[dict[str, torch.Tensor]] = []
+        with torch.inference_mode():
+            for batch in self._batches(inputs, height):
+                pieces.append({task: y.cpu() for task, y in self.model(batch, tasks, stem).items()})
+        return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
+
+    def _batches(self, inputs: Mapping[str, Any], height: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Some rows at a time, on the model's device."""
         device = next(self.model.parameters()).device
         if height == 0:
             raise DataError("the rows to predict: found none; allowed: at least one row")
-        with torch.inference_mode():
-            for start in range(0, height, _BATCH):
-                index = torch.arange(start, min(start + _BATCH, height))
-                batch = {name: x.padded(index) if isinstance(x, Ragged) else x[index] for name, x in inputs.items()}
-                whole = Batch(batch, {}, {}, index, "").to(device)
-                pieces.append({task: y.cpu() for task, y in self.model(whole.inputs, tasks, stem).items()})
-        return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
+        for start in range(0, height, _BATCH):
+            index = torch.arange(start, min(start + _BATCH, height))
+            batch = {name: x.padded(index) if isinstance(x, Ragged) else x[index] for name, x in inputs.items()}
+            yield Batch(batch, {}, {}, index, "").to(device).inputs
 
     def _known_source(self, source: str) -> str:
         if source not in self._preprocessors:
@@ -225,6 +241,7 @@ def model_of(config: Mapping[str, Any], encoder: Callable[..., nn.Module] | None
         attachments=attached.attachments,
         sources=config["sources"],
         products=config.get("products"),
+        sharing_tasks=config.get("sharing_tasks"),
     )
 
 

@@ -51,7 +51,7 @@ def check_configs(plan: MergePlan, inputs: Inputs) -> None:
         for key in keys:
             _same(model.config, other.config, key, first, name)
         if model.kind == "polytask":
-            for key in ("model", "attachments"):
+            for key in ("model", "attachments", "sharing_tasks"):
                 _same(model.config, other.config, key, first, name)
             _same_schemas(model.config, other.config, first, name)
 

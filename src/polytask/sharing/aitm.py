@@ -1,7 +1,7 @@
 """Adaptive information transfer: in an order of tasks each reads what the one before it has found."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -62,6 +62,10 @@ class AITM(Sharing):
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """The encoder's output, which every tower reads."""
         return self.encoder(inputs)
+
+    def read_by(self, task: str, tasks: Sequence[str]) -> list[str]:
+        """The tasks up to this one in the order."""
+        return self.order[: self.order.index(task) + 1]
 
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
         last = max(self.order.index(task) for task in tasks)

@@ -1,6 +1,6 @@
 """What a sharing architecture is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from jaxtyping import Float
@@ -68,6 +68,10 @@ class Sharing(nn.Module):
     def representation_width(self) -> int:
         """Of what `representation` gives: the encoder's where the tasks have one in common."""
         return getattr(self, "encoder", self).width
+
+    def read_by(self, task: str, tasks: Sequence[str]) -> list[str]:
+        """Those of the architecture's `tasks` whose parts this task's outputs read, itself among them."""
+        return [task] if self.isolated else list(tasks)
 
     def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
         """What all tasks share; MissingInput where nothing is."""

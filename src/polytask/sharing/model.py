@@ -1,6 +1,6 @@
 """A model of several tasks: a sharing architecture and a head a task."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class MultiTaskModel(nn.Module):
         stems: what reads the inputs first, where tasks do not read them alike.
         products: task without a head -> the tasks whose probabilities multiply to its own.
         tasks: all of them, in the order of the outputs, where products are among them.
+        sharing_tasks: the architecture's, in its order, where some have no head: what others read of a task that left.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class MultiTaskModel(nn.Module):
         stems: Stems | None = None,
         products: Mapping[str, Sequence[str]] | None = None,
         tasks: Sequence[str] = (),
+        sharing_tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.products = dict(products or {})
-        self._tasks = list(tasks)
+        self._tasks, self.sharing_tasks = list(tasks), list(sharing_tasks or heads)
         self.stems = stems
         self.sharing = sharing
         self.heads = heads
@@ -64,6 +66,15 @@ class MultiTaskModel(nn.Module):
     @property
     def tasks(self) -> list[str]:
         return list(self._tasks or self.heads)
+
+    def read_by(self, tasks: Iterable[str]) -> list[str]:
+        """Those of the architecture's tasks whose parts the outputs of these read, in its order."""
+        of = {
+            name
+            for task in with_factors(list(tasks), self.products)
+            for name in self.sharing.read_by(task, self.sharing_tasks)
+        }
+        return [task for task in self.sharing_tasks if task in of]
 
     def forward(
         self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
@@ -150,6 +161,7 @@ def build_model(
     attachments: Sequence[AttachmentOptions] = (),
     sources: Mapping[str, str | Sequence[str]] | None = None,
     products: Mapping[str, Sequence[str]] | None = None,
+    sharing_tasks: Sequence[str] | None = None,
 ) -> MultiTaskModel:
     """A new model.
 
@@ -165,6 +177,7 @@ def build_model(
         attachments: options of those that belong to the model.
         sources: task -> its source, or its sources, where there are several.
         products: task -> the tasks whose probabilities multiply to its own; it has no part of the model to itself.
+        sharing_tasks: the architecture's, in its order, where of some only what others read is left.
     """
     products, heads = dict(products or {}), dict(heads or {})
     _check_tasks(outputs, heads)
@@ -179,17 +192,34 @@ def build_model(
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
     make_encoder = _EncoderMaker(spec, read, seed, encoder, architecture.reads)
-    sharing = architecture(make_encoder, tasks, spec.sharing, seed)
+    sharing_tasks = _checked_tasks(tasks, sharing_tasks)
+    sharing = architecture(make_encoder, sharing_tasks, spec.sharing, seed)
     modules = TaskModules()
     for task in tasks:
         with seeded(seed, "head", task):
             modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
     resolved = _resolved(spec, sharing, stems)
     transforms = attached(attachments, sharing, tasks, seed)
-    model = MultiTaskModel(sharing, modules, resolved, transforms, stems, products, list(outputs))
+    model = MultiTaskModel(sharing, modules, resolved, transforms, stems, products, list(outputs), sharing_tasks)
     if spec.init_from is not None:
         model.start = initialise_from(model, spec.init_from)
     return model
+
+
+def sharing_tasks_of(model: MultiTaskModel, tasks: Collection[str]) -> list[str] | None:
+    """The architecture's tasks in this model without the heads of all but `tasks`; None where they are these tasks, in
+    their order."""
+    sharing_tasks = model.read_by(tasks)
+    return None if sharing_tasks == [task for task in tasks if task not in model.products] else sharing_tasks
+
+
+def _checked_tasks(tasks: list[str], sharing_tasks: Sequence[str] | None) -> list[str]:
+    if sharing_tasks is None:
+        return tasks
+    for task in tasks:
+        if task not in sharing_tasks:
+            raise UnknownName("task", task, sharing_tasks, where="sharing_tasks")
+    return list(sharing_tasks)
 
 
 def _resolved(spec: ModelSpec, sharing: nn.Module, stems: Stems | None) -> ModelSpec:

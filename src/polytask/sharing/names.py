@@ -45,6 +45,7 @@ SHARING = Catalogue(
         "medusa": "polytask.sharing.dense.medusa:Medusa",
         "task_expert": "polytask.sharing.dense.task_expert:TaskExpert",
         "m3vit": "polytask.sharing.dense.m3vit:M3ViT",
+        "mod_squad": "polytask.sharing.mod_squad:ModSquad",
         "film": "polytask.sharing.film:Film",
         "task_embedding": "polytask.sharing.task_embedding:TaskEmbedding",
         "yolor": "polytask.sharing.yolor:Yolor",

@@ -1,14 +1,19 @@
-"""Architectures that read a sequence of tokens: where the tokens come from, and their mean."""
+"""Architectures that read tokens: where the tokens come from, and their mean."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, cast
 
+import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from polytask.core.errors import MissingInput
 from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.dense.decoders import decoders_for
 from polytask.sharing.encoders.contract import Encoder, Tokens
+from polytask.sharing.encoders.levels import Levels, packed, unpacked
+from polytask.sharing.layers import seeded
 from polytask.sharing.spec import SharingOptions
 
 
@@ -38,6 +43,66 @@ class SequenceSharing(Sharing):
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         return self.read(cast(Tokens, self.encoder(inputs)), tasks)
+
+
+class TokenSharing(SequenceSharing):
+    """One that reads a sequence of tokens, or a pyramid: then the pixels of its coarsest map are the tokens, each with
+    a learned vector of its place added, and a task's decoder reads the map that they become beside the finer ones.
+
+    A subclass has `read` and `read_map`; tokens are `token_width` wide.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("sequence", "pyramid")
+
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
+        self.encoder = make_encoder()
+        self.decoders = decoders_for(self.encoder, tasks, make_encoder.decoder, seed)
+        self.token_width = self.width = self.encoder.width
+        self.places = None
+        if self.decoders is not None:
+            self.token_width, self.width = self.decoders.shapes[-1][0], self.decoders.width
+            with seeded(seed, "places"):
+                self.places = Places(self.decoders.shapes[-1])
+
+    def read_map(self, tokens: Tokens, tasks: list[str]) -> dict[str, Float[Tensor, "B L d"]]:
+        """{task: the map that its decoder reads, a token a pixel}."""
+        raise NotImplementedError
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
+        """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
+        pyramid, one after the other."""
+        return super().representation(inputs) if self.decoders is None else packed(cast(Levels, self.encoder(inputs)))
+
+    def features(self, representation: Tensor, tasks: list[str]) -> dict[str, Tensor]:
+        if self.decoders is None:
+            return super().features(representation, tasks)
+        return self._decoded(unpacked(representation, self.decoders.shapes), tasks)
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        if self.decoders is None:
+            return super().forward(inputs, tasks)
+        return self._decoded(cast(Levels, self.encoder(inputs)), tasks)
+
+    def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
+        assert self.decoders is not None
+        assert self.places is not None
+        *finer, coarsest = levels
+        found = self.read_map(Tokens(self.places(coarsest)), tasks)
+        pyramids = {task: [*finer, x.transpose(1, 2).reshape(coarsest.shape)] for task, x in found.items()}
+        return self.decoders.features(self.decoders(pyramids))
+
+
+class Places(nn.Module):
+    """A map's pixels as tokens, each with a learned vector of its place added."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.vectors = nn.Parameter(torch.randn(height * width, channels) / math.sqrt(channels))
+
+    def forward(self, maps: Float[Tensor, "B d h w"]) -> Float[Tensor, "B L d"]:
+        return maps.flatten(2).transpose(1, 2) + self.vectors.to(maps.dtype)
 
 
 def mean_of(values: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B d"]:

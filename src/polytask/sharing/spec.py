@@ -3,8 +3,9 @@
 This module imports no torch; the class behind a kind is imported when a recipe names it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
@@ -34,6 +35,10 @@ class SharingOptions(Strict):
 
     widths: ClassVar[dict[str, int]] = {"hidden_sizes": 1, "hidden_size": 2, "width": 2, "state": 1}
     kind: str
+
+    def of_tasks(self, tasks: Sequence[str]) -> Self:
+        """The options of a model that has lost all but these tasks."""
+        return self
 
 
 class AttachmentOptions(Strict):

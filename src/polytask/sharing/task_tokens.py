@@ -1,8 +1,7 @@
 """A token a task among the tokens of the input, in a transformer whose masks say who may read whom."""
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,17 +9,16 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polytask.core.errors import BadValue, MissingInput
-from polytask.sharing.contract import MakeEncoder, Sharing
-from polytask.sharing.dense.decoders import decoders_for
+from polytask.core.errors import BadValue
+from polytask.sharing.contract import MakeEncoder
 from polytask.sharing.encoders.contract import Tokens
-from polytask.sharing.encoders.levels import Levels, packed, unpacked
 from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Stack, TaskModules, seeded
+from polytask.sharing.sequences import TokenSharing
 from polytask.sharing.spec import SharingOptions
 
 
-class TaskTokens(Sharing):
+class TaskTokens(TokenSharing):
     """Task tokens read the input's tokens (and each other, if they may); a task's features are its own token.
 
     Where the encoder gives a pyramid the tokens are the pixels of its coarsest map, with a learned vector a place, and
@@ -34,8 +32,6 @@ class TaskTokens(Sharing):
     Cost: B x (L + T)^2 x width x 2 multiply-adds a layer for the attention, 4 + 2 x feedforward times width^2 a token
     for its matrices. With both masks a named task costs what a model of that task alone would.
     """
-
-    reads: ClassVar[tuple[str, ...]] = ("sequence", "pyramid")
 
     class Options(SharingOptions):
         """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
@@ -54,10 +50,7 @@ class TaskTokens(Sharing):
         super().__init__(make_encoder, tasks, options, seed)
         self.tasks, self.options = list(tasks), options
         self.isolated = not (options.features_read_tasks or options.tasks_read_tasks)
-        self.encoder = make_encoder()
-        self.decoders = decoders_for(self.encoder, self.tasks, make_encoder.decoder, seed)
-        width = self.encoder.width if self.decoders is None else self.decoders.shapes[-1][0]
-        self.width = width if self.decoders is None else self.decoders.width
+        width = self.token_width
         self.tokens: TaskModules[Embedding] = TaskModules()
         for task in self.tasks:
             with seeded(seed, "token", task):
@@ -68,39 +61,16 @@ class TaskTokens(Sharing):
                 for _ in range(options.layers)
             )
             self.norm = nn.LayerNorm(width)
-        with seeded(seed, "places"):
-            self.places = None if self.decoders is None else Places(self.decoders.shapes[-1])
 
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
-        """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
-        pyramid, one after the other."""
-        read: Any = self.encoder(inputs)
-        if self.decoders is not None:
-            return packed(read)
-        if read.mask is not None:
-            raise MissingInput("sharing 'task_tokens': rows of different length share no representation of one shape")
-        return read.values
+    def read(self, tokens: Tokens, tasks: list[str]) -> dict[str, Tensor]:
+        return self._read(tokens, tasks)[1]
 
-    def features(self, representation: Tensor, tasks: list[str]) -> dict[str, Tensor]:
-        if self.decoders is None:
-            return self._read(Tokens(representation), tasks)[1]
-        return self._decoded(unpacked(representation, self.decoders.shapes), tasks)
-
-    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        read: Any = self.encoder(inputs)
-        return self._read(read, tasks)[1] if self.decoders is None else self._decoded(read, tasks)
+    def read_map(self, tokens: Tokens, tasks: list[str]) -> dict[str, Tensor]:
+        values, own = self._read(tokens, tasks)
+        return {task: values * 2 * token.sigmoid().unsqueeze(1) for task, token in own.items()}
 
     def condition(self, task: str) -> str:
         return f"a token of {len(self.tokens[task].vector)} among the input's"
-
-    def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
-        assert self.decoders is not None
-        assert self.places is not None
-        *finer, coarsest = levels
-        values, own = self._read(Tokens(self.places(coarsest)), tasks)
-        map_of_all = values.transpose(1, 2).reshape(coarsest.shape)
-        pyramids = {task: [*finer, map_of_all * 2 * token.sigmoid()[:, :, None, None]] for task, token in own.items()}
-        return self.decoders.features(self.decoders(pyramids))
 
     def _read(self, tokens: Tokens, tasks: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """What the input's tokens and the named tasks' have become."""
@@ -169,15 +139,3 @@ class Block(Attention):
     def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None) -> Float[Tensor, "B L d"]:
         x = self.read(x, allowed)
         return x + self.network(self.network_norm(x))
-
-
-class Places(nn.Module):
-    """A map's pixels as tokens, each with a learned vector of its place added."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        channels, height, width = shape
-        self.vectors = nn.Parameter(torch.randn(height * width, channels) / math.sqrt(channels))
-
-    def forward(self, maps: Float[Tensor, "B d h w"]) -> Float[Tensor, "B L d"]:
-        return maps.flatten(2).transpose(1, 2) + self.vectors.to(maps.dtype)

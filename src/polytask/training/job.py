@@ -13,6 +13,7 @@ from polytask.core.errors import BadValue, Inconsistent, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.core.rules import find
 from polytask.sharing import ATTACHMENTS, AttachmentOptions, ModelSpec, MultiTaskModel, build_model
+from polytask.sharing.model import sharing_tasks_of
 from polytask.sharing.spec import DecoderSpec, check_stems
 from polytask.sharing.stems import one_schema
 from polytask.tasks.data import Data
@@ -97,11 +98,13 @@ class Job:
         return self._built(self.model, self.targets)
 
     def build_without(self, model: MultiTaskModel, tasks: Sequence[str]) -> MultiTaskModel:
-        """A model like this one that never had these tasks, as far as the rest allows; its numbers mean nothing."""
+        """A model like this one without these tasks and what is theirs alone; its numbers mean nothing."""
         kept = {task: target for task, target in self.targets.items() if task not in tasks}
-        return self._built(model.spec or self.model, kept)
+        return self._built(model.spec or self.model, kept, model.read_by(kept))
 
-    def _built(self, spec: ModelSpec, targets: Mapping[str, Target]) -> MultiTaskModel:
+    def _built(
+        self, spec: ModelSpec, targets: Mapping[str, Target], sharing_tasks: Sequence[str] | None = None
+    ) -> MultiTaskModel:
         outputs = {task: target.outputs for task, target in targets.items()}
         heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
         return build_model(
@@ -114,6 +117,7 @@ class Job:
             attachments=self.attachments,
             sources={task: self.sources[task] for task in targets},
             products=products_of(targets),
+            sharing_tasks=sharing_tasks,
         )
 
     def with_chosen_engine(self, index: int, chosen: str) -> "Job":
@@ -163,6 +167,7 @@ class Job:
             "outputs": {task: target.outputs for task, target in targets.items()},
             "products": {task: list(factors) for task, factors in products_of(targets).items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
+            "sharing_tasks": sharing_tasks_of(model, targets),
         }
 
 

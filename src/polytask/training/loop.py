@@ -81,8 +81,8 @@ class _Session:
             synchronize_batchnorm(self.model)
         self.model.to(devices.device)
         self._stage: Stage | None = None
-        self._without, remark = snapshot.stripped(job, self.model)
-        self._remarks = [*job.data.remarks, *([] if remark is None else [remark])]
+        self._without = snapshot.stripped(job, self.model)
+        self._remarks = list(job.data.remarks)
         self._stage_state: Any = None  # of the stage that a resumed run is in
         self._best_tensors: dict[str, torch.Tensor] = {}  # where no checkpoint keeps the best model
         self._valid: dict[str, Any] = {}

@@ -138,17 +138,14 @@ class Stripped:
     parameters: dict[str, Any] | None = None
 
 
-def stripped(job: Job, model: MultiTaskModel) -> tuple[Stripped, str | None]:
-    """What is left out of saved models, and a remark where a training-only task must stay."""
+def stripped(job: Job, model: MultiTaskModel) -> Stripped:
+    """What is left out of saved models: what the other tasks read of a training-only one stays."""
     tasks = tuple(task for task, target in job.targets.items() if target.task.role == "training_only")
     if not tasks or len(tasks) == len(job.targets):
-        return Stripped(), None
-    without, whole = job.build_without(model, tasks), model.state_dict()
+        return Stripped()
+    without = job.build_without(model, tasks)
     kept = without.state_dict()
-    if any(name not in whole or whole[name].shape != tensor.shape for name, tensor in kept.items()):
-        said = f"sharing {job.model.sharing.kind!r} computes them for the others"
-        return Stripped(), f"training-only tasks stay in the saved model ({', '.join(tasks)}): {said}"
-    return Stripped(tasks, tuple(name for name in whole if name not in kept), describe(without)), None
+    return Stripped(tasks, tuple(name for name in model.state_dict() if name not in kept), describe(without))
 
 
 def whole(checkpoint: Checkpoint) -> dict[str, Tensor]:

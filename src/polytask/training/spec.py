@@ -209,7 +209,8 @@ class StageSpec(Strict):
     Attributes:
         name: for events and messages.
         tasks: those trained in this stage; null is all.
-        trainable: parameters that change, by the beginning of their name (`heads`, `sharing.encoder`); null is all.
+        trainable: parameters that change, by the beginning of their name (`heads`, `sharing.encoder`), or `own`, what
+            belongs to one task, as its head, gates and experts; null is all.
         rule, optimizer, schedule, mixture: see their own options.
         attachments: what is added at the shared representation. One that the model computes with belongs to it from
             the run's first stage on; a stage that does not name it leaves it as it is.

@@ -6,6 +6,10 @@ from typing import Any
 from torch import nn
 
 from polytask.core.errors import BadValue, UnknownName
+from polytask.sharing.layers import TaskModules
+
+OWN = "own"
+"""In the place of a prefix: all that belongs to one task."""
 
 
 def choose(model: Any, learnable: Sequence[str], prefixes: Sequence[str] | None, stage: str) -> dict[str, nn.Parameter]:
@@ -32,8 +36,13 @@ def choose(model: Any, learnable: Sequence[str], prefixes: Sequence[str] | None,
 
 
 def beginning(model: nn.Module, names: Iterable[str], prefixes: Sequence[str], where: str) -> list[str]:
-    """Those of the names that begin with a prefix; UnknownName for one that no parameter's name begins with."""
+    """Those of the names that begin with a prefix, or under `own` belong to one task; UnknownName for a prefix that no
+    parameter's name begins with."""
     every = [name for name, _ in model.named_parameters()]
+    if OWN in prefixes:
+        of_tasks = [name for name, module in model.named_modules() if isinstance(module, TaskModules)]
+        of_tasks = [place for place in of_tasks if any(begins(name, place) for name in every)]
+        prefixes = [*of_tasks, *(prefix for prefix in prefixes if prefix != OWN)]
     for prefix in prefixes:
         if not any(begins(name, prefix) for name in every):
             beginnings = [name for name, _ in model.named_modules() if name and name.count(".") < 3]

@@ -1,6 +1,5 @@
 """A small vision transformer whose every other layer sends tokens to experts, by a router a task."""
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -8,7 +7,6 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
 
 from polytask.core.errors import BadValue
 from polytask.sharing.contract import MakeEncoder
@@ -17,9 +15,11 @@ from polytask.sharing.encoders.levels import Levels
 from polytask.sharing.gates import GateChoice, GateOptions, Gates
 from polytask.sharing.layers import Stack, seeded
 from polytask.sharing.selection import TopK
+from polytask.sharing.sequences import Places
+from polytask.sharing.sparse_experts import Networks, precise
 from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import listening, note_penalty, numbered
-from polytask.sharing.task_tokens import Attention, Block, Places
+from polytask.sharing.task_tokens import Attention, Block
 
 
 class M3ViT(Dense):
@@ -81,46 +81,21 @@ class Routed(Attention):
 
     def __init__(self, place: str, tasks: list[str], width: int, options: M3ViT.Options, seed: int) -> None:
         super().__init__(width, options.heads, 0.0, "sharing 'm3vit'")
-        names = numbered("shared", options.experts)
         self.balance, self.network_norm = options.balance, nn.LayerNorm(width)
         inner = options.feedforward * width // getattr(options.gate.select, "k", 1)
         if inner == 0:
             raise BadValue("sharing 'm3vit': feedforward x width of a token / k", 0, "at least 1")
-        self.inwards_of_experts = nn.Parameter(_uniform(options.experts, inner, width, fan_in=width))
-        self.outwards_of_experts = nn.Parameter(_uniform(options.experts, width, inner, fan_in=inner))
-        self.inner_bias = nn.Parameter(_uniform(options.experts, inner, fan_in=width))
-        self.outer_bias = nn.Parameter(_uniform(options.experts, width, fan_in=inner))
-        self.gates = Gates(place, tasks, width, dict.fromkeys(tasks, names), options.gate, seed)
+        self.numbers = range(1, options.experts + 1)
+        self.network = Networks(self.numbers, width, inner, place, seed)
+        choices = dict.fromkeys(tasks, numbered("shared", options.experts))
+        self.gates = Gates(place, tasks, width, choices, options.gate, seed)
 
     def forward(self, x: Float[Tensor, "B L d"], task: str) -> Float[Tensor, "B L d"]:
         x = self.read(x)
-        tokens = self.network_norm(x).flatten(0, 1)
-        with torch.autocast(x.device.type, enabled=False):  # half precision would flip who is among the k
-            weights = self.gates(task, tokens if tokens.dtype == torch.float64 else tokens.float())
+        read = self.network_norm(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = self.gates(task, precise(read.flatten(0, 1)))
         if listening() and self.training and self.balance > 0:
             use = weights.sum(0)
             note_penalty(task, self.balance * use.var(correction=0) / use.mean().square())
-        return x + self.mixed(tokens, weights.to(tokens.dtype)).view_as(x)
-
-    def mixed(self, tokens: Float[Tensor, "N d"], weights: Float[Tensor, "N E"]) -> Float[Tensor, "N d"]:
-        """Each expert reads the tokens that give it a weight; when exported all read all, as shapes must not depend on
-        the numbers. An expert that no token chose still is in the graph, so that all processes see one graph."""
-        total = torch.zeros_like(tokens)
-        for expert in range(weights.shape[1]):
-            weight = weights[:, expert]
-            if torch.compiler.is_exporting():
-                total = total + weight.unsqueeze(1) * self.expert(expert, tokens)
-                continue
-            rows = weight.nonzero()[:, 0]
-            made = weight[rows].unsqueeze(1) * self.expert(expert, tokens[rows])
-            total = total.index_add(0, rows, made.to(total.dtype))
-        return total
-
-    def expert(self, number: int, x: Float[Tensor, "N d"]) -> Float[Tensor, "N d"]:
-        inner = functional.linear(x, self.inwards_of_experts[number], self.inner_bias[number])
-        return functional.linear(functional.gelu(inner), self.outwards_of_experts[number], self.outer_bias[number])
-
-
-def _uniform(*shape: int, fan_in: int) -> Tensor:
-    bound = 1 / math.sqrt(fan_in)
-    return torch.empty(*shape).uniform_(-bound, bound)
+        return x + self.network(read, weights.to(read.dtype), self.numbers)
