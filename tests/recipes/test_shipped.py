@@ -16,7 +16,7 @@ from polytask.tasks.data_spec import DataSpec
 
 TWO_STEPS = {"train.epochs": None, "train.steps": 2}
 FEW = {"train": 64, "valid": 32, "test": 32}
-TABLES = ["census_income", "tox21", "tox21_scaffold"]
+TABLES = ["census_income", "tox21", "tox21_graph", "tox21_scaffold"]
 
 
 def trained(name: str, out: Path, data_dir: Path | None = None, **settings: object) -> Trained:
@@ -44,7 +44,7 @@ def assert_probabilities(predicted: polars.DataFrame, tasks: list[str], rows: in
 
 
 def test_every_recipe_has_a_test() -> None:
-    others = ["celeba", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "sensors", "synthetic", "texts"]
+    others = ["celeba", "graphs", "movielens", "multidigits", "nyuv2", "qm9", "scenes", "sensors", "synthetic", "texts"]
     assert shipped_names() == sorted([*TABLES, *others])
 
 
@@ -216,3 +216,12 @@ def test_synthetic(tmp_path: Path) -> None:
     predicted = model.predict(rows)
     assert predicted.columns == [f"y{number}" for number in range(1, 9)]
     assert np.isfinite(predicted.to_numpy()).all()
+
+
+def test_graphs(tmp_path: Path) -> None:
+    model = trained("graphs", tmp_path, **{"data.rows": FEW, "train.batch_size": 24})
+    path = {"nodes": [np.eye(4)[[0, 3, 0]].tolist()], "edges": [[[0, 1], [1, 2]]], "interest": [[1]]}
+    predicted = model.predict(path)
+    assert_probabilities(predicted, ["same"], 1)
+    assert set(predicted["community"].to_list()) <= {0, 1, 2}
+    assert set(predicted["largest"].to_list()) <= {0, 1, 2}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.core.inputs import InputSchema
+from polytask.core.inputs import GraphWidths, InputSchema
 from polytask.core.noise import Noise
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
 
@@ -13,6 +13,7 @@ TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3), names=("p
 IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
 PICTURES = InputSchema(shapes={"image": (3, 8, 12)})
 TEXT = InputSchema(text=True)
+GRAPHS = InputSchema(graph=GraphWidths(3, 2))
 OUTPUTS = {"click": 1, "topic": 4, "assays": 3}
 TINY_BERT = {
     "model_type": "bert",
@@ -101,6 +102,24 @@ def text_inputs(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
     tokens = torch.from_numpy(Noise(seed, "tokens").integers(len(lengths) * longest, 55)).reshape(-1, longest) + 5
     mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": tokens * mask, "attention_mask": mask}
+
+
+def graph_inputs(rows: int, seed: int = 0) -> dict[str, Tensor]:
+    """Graphs of 2 to 6 nodes in a path, whose ends are of interest, each with an edge back from its end."""
+    sizes = 2 + torch.from_numpy(Noise(seed, "sizes").integers(rows, 5))
+    mask = torch.arange(6) < sizes[:, None]
+    interest = (torch.arange(6) == 0) | (torch.arange(6) == sizes[:, None] - 1)
+    steps = torch.stack([torch.arange(1, 6), torch.arange(2, 7)], dim=1).expand(rows, -1, -1)
+    back = torch.stack([sizes, torch.ones_like(sizes)], dim=1)[:, None]
+    edges = torch.cat([steps * (steps[:, :, 1:] <= sizes[:, None, None]), back], dim=1)
+    nodes, features = uniform(seed, rows, 6, 3) * mask[:, :, None], uniform(seed + 1, rows, 6, 2)
+    return {
+        "nodes": nodes,
+        "node_mask": mask,
+        "interest": interest,
+        "edges": edges,
+        "edge_features": features * (edges[:, :, :1] > 0),
+    }
 
 
 def table_model(

@@ -13,10 +13,24 @@ A batch of inputs is a mapping from a key to a tensor whose first dimension is t
     hidden          float32 [B, L, d]    instead of input_ids: outputs of frozen layers, computed once (see transformer)
     tokens          float32 [B, L, d]    what stems give to a trunk that reads sequences; of no source of rows
     tokens_mask     bool    [B, L]       which of them are no padding, where some are
+    nodes           float32 [B, N, f]    a graph's nodes, padded to the largest graph of the batch
+    node_mask       bool    [B, N]       True for a node, False for padding
+    interest        bool    [B, N]       True for the nodes that the row is about: one, two, or all of them
+    edges           int64   [B, E, 2]    from which of the row's nodes to which, counted from 1; 0 is padding
+    edge_features   float32 [B, E, g]    where edges have features
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+GRAPH_INPUTS = ("nodes", "node_mask", "interest", "edges", "edge_features")
+
+
+class GraphWidths(NamedTuple):
+    """How many numbers a node and an edge of a graph have; an edge may have none."""
+
+    nodes: int
+    edges: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class InputSchema:
         longest: how many elements a row of `sequence` may have.
         text: True when the source gives `input_ids` and `attention_mask`.
         tokens: the width of `tokens`, of which a row has any number; 0 where there are none.
+        graph: where the source gives a graph a row (`nodes`, `node_mask`, `interest`, `edges`, `edge_features`).
         names: of the categorical columns, for an encoder that reads some of them; inputs are alike whatever they are.
     """
 
@@ -39,6 +54,7 @@ class InputSchema:
     longest: int = 0
     text: bool = False
     tokens: int = 0
+    graph: GraphWidths | None = None
     names: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -53,5 +69,6 @@ class InputSchema:
             longest=values.get("longest", 0),
             text=values["text"],
             tokens=values.get("tokens", 0),
+            graph=None if values.get("graph") is None else GraphWidths(*values["graph"]),
             names=tuple(values.get("names", ())),
         )

@@ -14,6 +14,7 @@ ENCODERS = Catalogue(
         "patches": "polytask.sharing.encoders.patches:Patches",
         "blocks": "polytask.sharing.encoders.blocks:Blocks",
         "sequence": "polytask.sharing.encoders.sequence:Sequence",
+        "gnn": "polytask.sharing.encoders.gnn:GNN",
         "transformer": "polytask.sharing.encoders.transformer:Transformer",
     },
 )

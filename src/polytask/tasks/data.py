@@ -8,7 +8,7 @@ from typing import Any
 
 from polytask.core.errors import BadValue, CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
-from polytask.tasks.data_spec import MADE, DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
+from polytask.tasks.data_spec import ORIGINS, DataSpec, RowsSpec, SourceSpec, SplitSpec, StreamSpec
 from polytask.tasks.examples import Examples
 from polytask.tasks.loading import fit_targets, open_source
 from polytask.tasks.overlap import shared_rows
@@ -113,8 +113,7 @@ def load_data(
     specs = spec.named_sources(tuple(datasets))
     if not specs:
         raise MissingInput(
-            f"data: say where the rows are (table, arrays, images, {', '.join(MADE)} or sources), or hand them over "
-            "from Python"
+            f"data: say where the rows are ({', '.join(ORIGINS)} or sources), or hand them over from Python"
         )
     for name in datasets:
         if name not in specs:

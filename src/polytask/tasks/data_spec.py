@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from polytask.tasks.features.options import AnyOptions, NumberOptions, NumericOptions
-from polytask.tasks.names import SOURCES
+from polytask.tasks.names import GENERATED, SOURCES
 
 SPLITS = ("train", "valid", "test")
 
@@ -141,8 +141,33 @@ class SensorSpec(_Strict):
     pairs: int = Field(default=0, ge=0)
 
 
-MADE = ("builtin", "scenes", "synthetic", "sensor")
+class GraphSpec(_Strict):
+    """Generated graphs whose nodes belong to communities.
+
+    interest: what a row asks about: the community of a `node`, whether the ends of a `link` are of the same one, or the
+    largest of a `graph`. nodes: least and most of a graph. communities: how many. inside, between: how often two nodes
+    of the same and of different communities are joined. shown: the share of nodes whose numbers tell their community.
+    """
+
+    interest: Literal["node", "link", "graph"] = "graph"
+    nodes: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (8, 16)
+    communities: int = Field(default=3, ge=2)
+    inside: float = Field(default=0.6, ge=0, le=1)
+    between: float = Field(default=0.05, ge=0, le=1)
+    shown: float = Field(default=0.6, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "GraphSpec":
+        if self.nodes[0] > self.nodes[1]:
+            raise ValueError(f"nodes is {list(self.nodes)}; allowed: the least and then the most")
+        return self
+
+
+MADE = ("builtin", *GENERATED.names())
 """Origins whose rows come with a split and in the number that is asked for."""
+
+ORIGINS = ("table", "arrays", "images", *MADE)
+"""The fields of a source that say where the rows are."""
 
 
 class SourceSpec(_Strict):
@@ -150,7 +175,7 @@ class SourceSpec(_Strict):
 
     table: file, directory or glob of .parquet or .csv. arrays: an .npz file, one column an array, or a folder
     SPLIT/COLUMN/ROW.npy. images: a table with the paths of images in a column of kind image, relative to `root`
-    (default: the table's folder). builtin: bundled data. scenes: generated pictures. synthetic: a generated table.
+    (default: the table's folder). builtin: bundled data. scenes, synthetic, graphs: generated pictures, table, graphs.
     sensor: the bundled pictures seen otherwise.
     None of these: rows handed over from Python under the source's name.
     join: more columns of a table's rows, {another table: the column that both have}.
@@ -168,6 +193,7 @@ class SourceSpec(_Strict):
     scenes: SceneSpec | None = None
     synthetic: SyntheticSpec | None = None
     sensor: SensorSpec | None = None
+    graphs: GraphSpec | None = None
     split: Annotated[SplitSpec | None, BeforeValidator(_split)] = None
     drop: tuple[str, ...] = ()
     features: dict[str, AnyOptions] = Field(default_factory=dict)
@@ -180,14 +206,11 @@ class SourceSpec(_Strict):
     @property
     def origin(self) -> str | None:
         """Which field says where the rows are; None when Python hands them over."""
-        return next(
-            (field for field in ("table", "arrays", "images", *MADE) if getattr(self, field) is not None),
-            None,
-        )
+        return next((field for field in ORIGINS if getattr(self, field) is not None), None)
 
     @model_validator(mode="after")
     def _check_origin(self) -> "SourceSpec":
-        ways = ("table", "arrays", "images", *MADE, "sources")
+        ways = (*ORIGINS, "sources")
         given = [field for field in ways if getattr(self, field, None)]
         if len(given) > 1:
             raise ValueError(f"a source has one of {', '.join(ways)}; found {' and '.join(given)}")

@@ -173,7 +173,7 @@ def feature_columns(rows: RawRows, spec: SourceSpec, reserved: list[str]) -> lis
         *reserved,
         *(split_columns(split) if rows.assignment is None and split.scaffold is None else ()),
     ]
-    for column in spec.features:
+    for column in [*spec.features, *(other for options in spec.features.values() for other in options.beside)]:
         if column in left_out:
             raise DataError(f"{rows.where}: features.{column}: a label, mask, split or dropped column is no feature")
     columns = [column for column in rows.schema if column not in left_out]
@@ -217,11 +217,7 @@ def _check_columns(rows: RawRows, spec: SourceSpec, tasks: list[Task]) -> None:
     if rows.assignment is None:
         asked += [(column, "data.split") for column in split_columns(effective_split(spec))]
     asked += [(column, "data.drop") for column in spec.drop] + [(column, "data.features") for column in spec.features]
-    asked += [
-        (pair, "data.features")
-        for options in spec.features.values()
-        if (pair := getattr(options, "pair", None)) is not None
-    ]
+    asked += [(column, "data.features") for options in spec.features.values() for column in options.beside]
     for column, place in asked:
         if column not in rows.schema:
             raise UnknownName("column", column, columns, where=f"{rows.where}, {place}")

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import DataError, UnknownName
-from polytask.core.inputs import InputSchema
+from polytask.core.inputs import GRAPH_INPUTS, InputSchema
 from polytask.tasks.examples import Ragged
 from polytask.tasks.features.feature import Feature, Place
 from polytask.tasks.features.kinds import FEATURES
+
+PACKED = ("input_ids", "nodes")  # keys of features that give several inputs, with rows of different length
 
 
 class Preprocessor:
     """A source's features, in the order of its columns.
 
     Features that share an input are put side by side: all numeric columns in `numeric`, all indices in `categorical`,
-    all fingerprints and multi-hot lists in `bits`, all lists in order in `sequence`. Images, arrays and texts are
-    inputs of their own.
+    all fingerprints and multi-hot lists in `bits`, all lists in order in `sequence`. Images, arrays, texts and graphs
+    are inputs of their own.
     """
 
     def __init__(self, features: Iterable[Feature], source: str = "data") -> None:
@@ -30,11 +32,11 @@ class Preprocessor:
             raise DataError(
                 f"source {source!r}: no column is left as a feature (labels, masks, split and dropped columns are none)"
             )
-        reserved = ("numeric", "categorical", "sequence", "bits", "input_ids", "attention_mask", "hidden")
+        reserved = ("numeric", "categorical", "sequence", "bits", "image", "input_ids", "attention_mask", "hidden")
         for feature in self.features:
-            if feature.kind == "array" and feature.key in (*reserved, "image"):
+            if feature.kind == "array" and feature.key in (*reserved, *GRAPH_INPUTS):
                 raise DataError(f"source {source!r}: an array column cannot be called {feature.key!r}, an input's name")
-        for key in ("image", "input_ids"):
+        for key in ("image", *PACKED):
             several = [feature.columns[0] for feature in self._with_key(key)]
             if len(several) > 1:
                 raise DataError(
@@ -76,6 +78,7 @@ class Preprocessor:
             sequences=tuple(feature.cardinality for feature in sequences),
             longest=max((feature.options.max_length for feature in sequences), default=0),
             text=bool(self._with_key("input_ids")),
+            graph=next((feature.graph for feature in self._with_key("nodes")), None),
             names=tuple(feature.columns[0] for feature in categorical),
         )
 
@@ -101,7 +104,7 @@ class Preprocessor:
             inputs["sequence"] = self._aligned(frame, place)
         for feature in self._with_shape():
             inputs[feature.key] = torch.from_numpy(np.ascontiguousarray(feature.encode(frame, place)))
-        for feature in self._with_key("input_ids"):
+        for feature in (each for key in PACKED for each in self._with_key(key)):
             inputs |= feature.encode(frame, place)
         return inputs
 

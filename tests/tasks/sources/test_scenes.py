@@ -134,7 +134,7 @@ def test_a_recipe_names_them() -> None:
         ({"scenes": {"sise": 3}}, "no key 'sise' (did you mean 'size'?)"),
         (
             {"scenes": {}, "table": "x.csv"},
-            "a source has one of table, arrays, images, builtin, scenes, synthetic, sensor, sources",
+            "a source has one of table, arrays, images, builtin, scenes, synthetic, sensor, graphs, sources",
         ),
         ({"scenes": {}, "rows": 5}, "scenes have their own split, and take rows as"),
     ],

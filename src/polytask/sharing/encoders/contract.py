@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, PolytaskError, nearest
-from polytask.core.inputs import InputSchema
+from polytask.core.inputs import GraphWidths, InputSchema
 from polytask.sharing.encoders.levels import checked_pyramid
 from polytask.sharing.names import ENCODERS
 from polytask.sharing.spec import EncoderOptions
@@ -178,16 +178,33 @@ def zeros(schema: InputSchema, rows: int) -> dict[str, Tensor]:
         inputs["attention_mask"] = torch.ones(rows, 3, dtype=torch.int64)
     if schema.tokens:
         inputs["tokens"] = torch.zeros(rows, 3, schema.tokens)
+    if schema.graph is not None:
+        inputs |= _single_nodes(schema.graph, rows)
     return inputs
 
 
+def _single_nodes(widths: GraphWidths, rows: int) -> dict[str, Tensor]:
+    """Graphs of one node each, beside which there is room for a second and for an edge."""
+    there = torch.tensor([True, False]).expand(rows, -1)
+    graphs = {
+        "nodes": torch.zeros(rows, 2, widths.nodes),
+        "node_mask": there,
+        "interest": there,
+        "edges": torch.zeros(rows, 1, 2, dtype=torch.int64),
+    }
+    if widths.edges:
+        graphs["edge_features"] = torch.zeros(rows, 1, widths.edges)
+    return graphs
+
+
 def schema_keys(schema: InputSchema) -> list[str]:
-    """What a source gives, one name a kind of input; a text is one (`text`)."""
+    """What a source gives, one name a kind of input; a text is one (`text`), and so is a graph (`graph`)."""
     given = {
         "categorical": schema.cardinalities,
         "sequence": schema.sequences,
         "text": schema.text,
         "tokens": schema.tokens,
+        "graph": schema.graph,
     }
     return [*schema.shapes, *(name for name, there in given.items() if there)]
 

@@ -47,10 +47,10 @@ def choose_features(
 
     Raises: DataError for a column whose kind cannot be guessed.
     """
-    second_texts = {options.pair for options in said.values() if isinstance(options, TextOptions)}
+    beside = {column for options in said.values() for column in options.beside}
     features: list[Feature] = []
     for column in sample.columns:
-        if column in second_texts:
+        if column in beside:
             continue
         options: Any = said.get(column) or guess(sample[column], where, has_tokenizer=tokenizer is not None)
         if column not in said and numeric is not None and isinstance(options, NumericOptions):
@@ -87,7 +87,7 @@ def guess(series: pl.Series, where: str, *, has_tokenizer: bool = False) -> Any:
         raise DataError(
             f"{where}: column {series.name!r} has {series.n_unique()} distinct values in {len(series)} training rows, "
             f"so it is no plain category; leave it out with drop: [{series.name}], or say what it is with "
-            f"features: {{{series.name}: categorical | morgan | text | image}}"
+            f"features: {{{series.name}: categorical | morgan | molecule | text | image}}"
         )
     if isinstance(dtype, pl.List):
         return VectorOptions() if dtype.inner.is_float() else MultiHotOptions()

@@ -4,7 +4,9 @@ from typing import Any
 
 from polytask.tasks.features.array import Array
 from polytask.tasks.features.categorical import Categorical
+from polytask.tasks.features.graph import Graph
 from polytask.tasks.features.image import Image
+from polytask.tasks.features.molecule import Molecule
 from polytask.tasks.features.morgan import Morgan
 from polytask.tasks.features.multi_hot import MultiHot
 from polytask.tasks.features.numeric import Numeric
@@ -15,5 +17,8 @@ from polytask.tasks.features.vector import Vector
 
 FEATURES: dict[str, Any] = {
     feature.kind: feature
-    for feature in (Numeric, PiecewiseLinear, Categorical, MultiHot, Sequence, Vector, Array, Image, Morgan, Text)
+    for feature in (
+        *(Numeric, PiecewiseLinear, Categorical, MultiHot, Sequence, Vector, Array),
+        *(Image, Morgan, Molecule, Graph, Text),
+    )
 }

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from polytask.core.errors import DataError, MissingExtra
+from polytask.tasks.features.feature import Place
 
 
 @contextmanager
@@ -26,11 +27,28 @@ def parse(chem: Any, smiles: str | None) -> Any:
     return chem.MolFromSmiles(smiles) if smiles else None
 
 
-def unreadable(column: str, smiles: str | None, row: str) -> DataError:
-    return DataError(
-        f"{row}: column {column!r} is {smiles!r}, which is no molecule in SMILES notation; "
-        f"features: {{{column}: {{kind: morgan, invalid: drop}}}} leaves such training rows out"
-    )
+def readable(smiles: pl.Series, purpose: str) -> np.ndarray:
+    """bool [N]: the molecule can be read."""
+    with rdkit(purpose) as chem:
+        return np.array([parse(chem, text) is not None for text in _texts(smiles)], dtype=bool)
+
+
+def readings(smiles: pl.Series, place: Place, kind: str, purpose: str) -> Iterator[Any]:
+    """The molecules, for a feature of this kind; DataError naming the row of the first that cannot be read."""
+    with rdkit(purpose) as chem:
+        for position, text in enumerate(_texts(smiles)):
+            molecule = parse(chem, text)
+            if molecule is None:
+                mend = f"features: {{{smiles.name}: {{kind: {kind}, invalid: drop}}}} leaves such training rows out"
+                raise DataError(
+                    f"{place.row(position)}: column {smiles.name!r} is {text!r}, which is no molecule in SMILES "
+                    f"notation; {mend}"
+                )
+            yield molecule
+
+
+def _texts(series: pl.Series) -> list[str | None]:
+    return series.cast(pl.String).to_list()
 
 
 def scaffolds(smiles: pl.Series, where: str) -> np.ndarray:

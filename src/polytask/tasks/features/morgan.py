@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from polytask.tasks.features.feature import Place
-from polytask.tasks.features.molecules import parse, rdkit, unreadable
+from polytask.tasks.features.molecules import readable, readings
 from polytask.tasks.features.options import MorganOptions
 
 _PURPOSE = "a fingerprint of molecules (kind: morgan)"
@@ -36,24 +36,23 @@ class Morgan:
 
     def valid(self, frame: pl.DataFrame) -> np.ndarray:
         """bool [N]: the molecule can be read."""
-        with rdkit(_PURPOSE) as chem:
-            return np.array([parse(chem, text) is not None for text in _texts(frame[self.column])], dtype=bool)
+        return readable(frame[self.column], _PURPOSE)
 
     def write(self, frame: pl.DataFrame, place: Place, into: np.ndarray) -> None:
-        with rdkit(_PURPOSE) as chem:
-            from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+        generator: Any = None
+        for position, molecule in enumerate(readings(frame[self.column], place, self.kind, _PURPOSE)):
+            generator = generator or self._generator()
+            if self.options.counts:
+                into[position] = np.log1p(generator.GetCountFingerprintAsNumPy(molecule).astype(np.float32))
+            else:
+                into[position] = generator.GetFingerprintAsNumPy(molecule)
 
-            generator = GetMorganGenerator(
-                radius=self.options.radius, fpSize=self.options.bits, includeChirality=self.options.chirality
-            )
-            for position, text in enumerate(_texts(frame[self.column])):
-                molecule = parse(chem, text)
-                if molecule is None:
-                    raise unreadable(self.column, text, place.row(position))
-                if self.options.counts:
-                    into[position] = np.log1p(generator.GetCountFingerprintAsNumPy(molecule).astype(np.float32))
-                else:
-                    into[position] = generator.GetFingerprintAsNumPy(molecule)
+    def _generator(self) -> Any:
+        from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+
+        return GetMorganGenerator(
+            radius=self.options.radius, fpSize=self.options.bits, includeChirality=self.options.chirality
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {"column": self.column, **self.options.model_dump()}
@@ -61,7 +60,3 @@ class Morgan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Morgan":
         return cls(values["column"], MorganOptions(**{key: values[key] for key in MorganOptions.model_fields}))
-
-
-def _texts(series: pl.Series) -> list[str | None]:
-    return series.cast(pl.String).to_list()

@@ -8,6 +8,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The columns that the feature reads beside its own."""
+        return ()
+
 
 class NumericOptions(Options):
     """A number a row, standardised with the mean and the standard deviation of the training rows."""
@@ -92,6 +97,35 @@ class TextOptions(Options):
     pair: str | None = None
     max_length: int = Field(default=128, ge=2)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return () if self.pair is None else (self.pair,)
+
+
+class GraphOptions(Options):
+    """A graph a row: the column lists the nodes' numbers (a list a node, or a number a node), `edges` the pairs of
+    nodes that are joined, counted from 0, and `edge_features` the numbers of each pair.
+
+    `interest` lists the nodes that the row is about (null: all); an edge is read in both directions unless `directed`.
+    """
+
+    kind: Literal["graph"] = "graph"
+    edges: str
+    edge_features: str | None = None
+    interest: str | None = None
+    directed: bool = False
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return tuple(column for column in (self.edges, self.edge_features, self.interest) if column is not None)
+
+
+class MoleculeOptions(Options):
+    """A molecule in SMILES notation as a graph: its heavy atoms are the nodes, its bonds the edges."""
+
+    kind: Literal["molecule"] = "molecule"
+    invalid: Literal["error", "drop"] = "error"
+
 
 def _spelled_out(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
@@ -111,6 +145,8 @@ AnyOptions = Annotated[
     | ArrayOptions
     | ImageOptions
     | MorganOptions
+    | MoleculeOptions
+    | GraphOptions
     | TextOptions,
     Field(discriminator="kind"),
     BeforeValidator(_spelled_out),

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.errors import MissingInput
-from polytask.tasks.data_spec import MADE, RowsSpec, SourceSpec, SplitSpec
-from polytask.tasks.names import SOURCES
+from polytask.tasks.data_spec import MADE, ORIGINS, RowsSpec, SourceSpec, SplitSpec
+from polytask.tasks.names import GENERATED, SOURCES
 from polytask.tasks.origins import missing_file
 from polytask.tasks.sources.arrays import rows_from_npz, rows_from_python
 from polytask.tasks.sources.folders import rows_from_folder
@@ -40,23 +40,13 @@ def open_rows(
         return rows_from_python(handed_over, tasks, f"source {name!r}")
     if spec.builtin is not None:
         return _builtin(name, spec.builtin, spec)
-    if spec.scenes is not None:
-        from polytask.tasks.sources.scenes import scenes
-
-        return FrameRows(scenes(spec.scenes, _rows(spec), spec.seed), f"source {name!r} (scenes)")
-    if spec.synthetic is not None:
-        from polytask.tasks.sources.synthetic import synthetic
-
-        return FrameRows(synthetic(spec.synthetic, _rows(spec), spec.seed), f"source {name!r} (synthetic)")
-    if spec.sensor is not None:
-        from polytask.tasks.sources.sensor import sensor
-
-        return FrameRows(sensor(spec.sensor, _rows(spec), spec.seed), f"source {name!r} (sensor)")
+    if spec.origin in GENERATED.names():
+        made = GENERATED.find(spec.origin)(getattr(spec, spec.origin), _rows(spec), spec.seed)
+        return FrameRows(made, f"source {name!r} ({spec.origin})")
     located = spec.table or spec.images or spec.arrays
     if located is None:
         raise MissingInput(
-            f"source {name!r}: say where the rows are (table, arrays, images, {', '.join(MADE)}), or hand them over "
-            "from Python"
+            f"source {name!r}: say where the rows are ({', '.join(ORIGINS)}), or hand them over from Python"
         )
     path = resolve(located, data_dir, beside)
     if spec.arrays is not None:

@@ -105,7 +105,7 @@ class Stream:
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of both; token ids are padded to the longer."""
+    """The rows of both; token ids and graphs are padded to the longer."""
 
     def both(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: torch.cat(_same_width(a[key], b[key])) for key in a}
@@ -124,4 +124,4 @@ def _same_width(a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
     if a.dim() == 1 or a.shape[1:] == b.shape[1:]:
         return [a, b]
     width = max(a.shape[1], b.shape[1])
-    return [torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (a, b)]
+    return [torch.nn.functional.pad(x, [0, 0] * (x.dim() - 2) + [0, width - x.shape[1]]) for x in (a, b)]
