@@ -1,8 +1,8 @@
 """The attachments in `polytask rules`: what is added at the representation that tasks share."""
 
-import inspect
 from typing import Any
 
+from polytask.core.catalogue import summary
 from polytask.sharing.names import ATTACHMENTS
 
 
@@ -13,18 +13,13 @@ def described(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "form": "attachment",
-        "summary": documentation(found).split("\n", 1)[0],
+        "summary": summary(found),
         "transforms": found.transforms,
         "term": found.has_term,
         "trains_itself": found.trains_itself,
         "parameters": {key: {"default": about.default} for key, about in options.items()},
         "calls": calls(found),
     }
-
-
-def documentation(attachment: Any) -> str:
-    """The docstring of the attachment's file."""
-    return inspect.getdoc(inspect.getmodule(attachment)) or inspect.getdoc(attachment) or ""
 
 
 def calls(attachment: Any) -> list[str]:

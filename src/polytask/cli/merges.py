@@ -1,6 +1,5 @@
 """The merge methods and transforms in `polytask rules`: what is done with task vectors of checkpoints."""
 
-import inspect
 from typing import Any
 
 from polytask.core.names import METHODS
@@ -59,11 +58,6 @@ def listed(specs: list[Spec]) -> list[tuple[str, str]]:
         about = spec.summary.partition(": ")[2] or spec.summary
         rows.append((spec.name, f"{about}\n{reads}{parameters}{spec.source}"))
     return rows
-
-
-def documentation(spec: Spec) -> str:
-    """The docstring of its file."""
-    return inspect.getdoc(inspect.getmodule(spec.function)) or ""
 
 
 def fields(spec: Spec) -> list[tuple[str, str]]:

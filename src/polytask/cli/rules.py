@@ -17,7 +17,7 @@ def rules(
     """List the rules that balance tasks or merge checkpoints, and attachments; NAME shows one in full."""
     from polytask.cli import attachments, merges
     from polytask.cli.showing import show_json
-    from polytask.core.catalogue import load_entry_points
+    from polytask.core.catalogue import documentation, load_entry_points
     from polytask.core.errors import UnknownName
     from polytask.core.rules import find, rule_names
 
@@ -38,11 +38,11 @@ def rules(
     elif specs:
         _show(specs[0])
     elif attached:
-        heading, fields = documented(attachments.documentation(attachments.ATTACHMENTS.find(name)))
+        heading, fields = documented(documentation(attachments.ATTACHMENTS.find(name)))
         _print_one(name, heading, fields + attachments.fields(name))
     else:
         for spec in merging:  # a method may have the name of its transform
-            heading, fields = documented(merges.documentation(spec))
+            heading, fields = documented(documentation(spec.function))
             _print_one(name, heading, fields + merges.fields(spec))
 
 
@@ -120,10 +120,11 @@ def _merges(spec: Any) -> bool:
 
 
 def _show(spec: Any) -> None:
+    from polytask.core.catalogue import documentation
     from polytask.core.rules import CLAIMS, NEEDS
     from polytask.merging.contract import on_vectors
 
-    heading, fields = documented(_documentation(spec))
+    heading, fields = documented(documentation(spec.function))
     if not any(name == "Source" for name, _ in fields):
         fields = [("Source", spec.source), *fields]
     shape = _RETURNS[spec.returns]
@@ -163,13 +164,6 @@ _SCALES = {
     "own": "of a length that the method sets",
     "part": "a part of the elements",
 }
-
-
-def _documentation(spec: Any) -> str:
-    """The docstring of the rule's file."""
-    import inspect
-
-    return inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or ""
 
 
 def documented(text: str) -> tuple[str, list[tuple[str, str]]]:

@@ -6,6 +6,7 @@ use another room's components by name without importing that room, and makes the
 
 import functools
 import importlib
+import inspect
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -27,6 +28,16 @@ def load_entry_points() -> None:
             package = entry.dist.name if entry.dist else "a package"
             message = f"entry point {entry.name!r} of {package}: {type(error).__name__}: {error}"
             raise DataError(f"{message} (group {GROUP}); mend or uninstall {package}") from error
+
+
+def documentation(function: Any) -> str:
+    """The docstring of the file in which a function or class is defined, else its own."""
+    return inspect.getdoc(inspect.getmodule(function)) or inspect.getdoc(function) or ""
+
+
+def summary(function: Any) -> str:
+    """The first line of `documentation`."""
+    return documentation(function).split("\n", 1)[0]
 
 
 class Catalogue:
@@ -64,6 +75,11 @@ class Catalogue:
         if name in self:
             raise BadValue(f"the name of a new {self.what}", name, "a name that is not taken")
         self._added[name] = thing
+
+    def declare(self, name: str, thing: Any, module: str) -> None:
+        """Called where a thing is defined: adds it, unless the table knows that it is defined in this module."""
+        if self._targets.get(name, "").partition(":")[0] != module:
+            self.add(name, thing)
 
     def target(self, name: str) -> str:
         """Where a name's object is defined, "module:attribute", without importing it."""

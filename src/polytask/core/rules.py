@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.blocks import Granularity
-from polytask.core.catalogue import Catalogue
+from polytask.core.catalogue import Catalogue, summary
 from polytask.core.constraints import Parameter, parameters_of
 from polytask.core.errors import BadValue, UnknownName
 from polytask.core.names import RULES
@@ -156,8 +156,7 @@ class RuleSpec:
     @property
     def summary(self) -> str:
         """The first line of the docstring of the rule's file."""
-        text = inspect.getdoc(inspect.getmodule(self.function)) or inspect.getdoc(self.function) or ""
-        return text.split("\n", 1)[0]
+        return summary(self.function)
 
 
 _catalogue = Catalogue("rule", RULES)
@@ -231,9 +230,7 @@ def rule(
             groups=groups,
         )
         _check_signature(spec, list(arguments))
-        shipped = RULES.get(name, "").partition(":")[0]
-        if shipped != function.__module__:
-            _catalogue.add(name, spec)  # refuses a name that is taken
+        _catalogue.declare(name, spec, function.__module__)
         return spec
 
     return declare

@@ -31,7 +31,7 @@ from typing import Annotated, Any
 
 from polytask.core import rules
 from polytask.core.blocks import Granularity
-from polytask.core.catalogue import Catalogue
+from polytask.core.catalogue import Catalogue, summary
 from polytask.core.constraints import Choice, Interval, Parameter, PerTask, check_parameters, named_by, parameters_of
 from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.core.names import LEARNED, METHODS, RULES, TRANSFORMS
@@ -68,7 +68,7 @@ class TransformSpec:
     @property
     def summary(self) -> str:
         """The first line of the docstring of the transform's file."""
-        return _summary(self.function)
+        return summary(self.function)
 
 
 _SPECIAL = ("noise", "depth")
@@ -103,8 +103,7 @@ def transform(
         if list(arguments)[: len(positional)] != positional or granularity not in ("element", "row"):
             allowed = f"({', '.join(positional)}, *, parameters...), granularity element or row"
             raise BadValue("the signature", [*arguments, granularity], allowed, f"transform {name!r}")
-        if TRANSFORMS.get(name, "").partition(":")[0] != function.__module__:
-            _transforms.add(name, spec)
+        _transforms.declare(name, spec, function.__module__)
         return spec
 
     return declare
@@ -227,7 +226,7 @@ class MethodSpec:
     @property
     def summary(self) -> str:
         """The first line of the docstring of the method's file."""
-        return _summary(self.function)
+        return summary(self.function)
 
 
 def method(name: str, *, source: str) -> Callable[[Callable[..., Pipeline]], MethodSpec]:
@@ -260,8 +259,7 @@ def composed(module: str, transform: str, rule: str, *, source: str, **settled: 
 
 
 def _declared(spec: MethodSpec) -> MethodSpec:
-    if METHODS.get(spec.name, "").partition(":")[0] != spec.function.__module__:
-        _methods.add(spec.name, spec)
+    _methods.declare(spec.name, spec, spec.function.__module__)
     return spec
 
 
@@ -307,11 +305,6 @@ def _scaled(*, scale: Annotated[float, Interval()] = 1.0) -> None: ...
 
 
 def _grouped(*, scale: Annotated[float, Interval()] = 1.0, groups: Annotated[str, Choice(*SCOPES)] = "all") -> None: ...
-
-
-def _summary(function: Callable[..., Any]) -> str:
-    text = inspect.getdoc(inspect.getmodule(function)) or ""
-    return text.split("\n", 1)[0]
 
 
 assert len({*RULES, *METHODS, *LEARNED}) == len(RULES) + len(METHODS) + len(LEARNED), "a name has one meaning"

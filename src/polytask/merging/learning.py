@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.core.catalogue import Catalogue
+from polytask.core.catalogue import Catalogue, summary
 from polytask.core.constraints import Parameter, check_parameters, named_by, parameters_of
 from polytask.core.errors import BadValue
 from polytask.core.names import LEARNED
@@ -101,7 +101,7 @@ class LearnedSpec:
     @property
     def summary(self) -> str:
         """The first line of the docstring of the method's file."""
-        return (inspect.getdoc(inspect.getmodule(self.function)) or "").split("\n", 1)[0]
+        return summary(self.function)
 
     @property
     def reads(self) -> str:
@@ -133,8 +133,7 @@ def learned(
             raise BadValue("the signature", arguments, "(session, *, parameters...)", f"learned merge {name!r}")
         parameters = parameters_of(function, skip=_SPECIAL)
         spec = LearnedSpec(name, function, source, labels, parameters, "noise" in arguments)
-        if LEARNED.get(name, "").partition(":")[0] != function.__module__:
-            _learned.add(name, spec)
+        _learned.declare(name, spec, function.__module__)
         return spec
 
     return declare

@@ -1,7 +1,6 @@
 """Checks of rules that are procedures: one small problem, a batch of it to train on and one to validate on."""
 
 import copy
-import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from polytask.balancing import Balancer
+from polytask.core.catalogue import documentation
 from polytask.core.errors import MissingInput, NotFinite
 from polytask.core.noise import Noise
 from polytask.core.rules import RuleSpec
@@ -162,8 +162,7 @@ def refuses_what_it_cannot_use(spec: RuleSpec) -> None:
 
 def says_its_cost_in_passes(spec: RuleSpec) -> None:
     """The cost, in passes, is in the docstring of the file: a procedure's is not one backward pass a task."""
-    text = inspect.getdoc(inspect.getmodule(spec.function)) or inspect.getdoc(spec.function) or ""
-    cost = re.search(r"^Cost\b.*", text, re.MULTILINE | re.DOTALL)
+    cost = re.search(r"^Cost\b.*", documentation(spec.function), re.MULTILINE | re.DOTALL)
     assert cost, "the docstring has no line 'Cost'"
     assert "pass" in cost[0], "the cost says nothing of forward or backward passes"
 
