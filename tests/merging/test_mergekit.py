@@ -11,6 +11,7 @@ from merging.in_memory import assembled, merged
 from polytask.core.constraints import check_parameters
 from polytask.core.errors import PolytaskError
 from polytask.merging.contract import find_method
+from polytask.merging.layers import place_of
 from polytask.merging.mergekit import translated
 from polytask.merging.mergekit_methods import METHODS
 
@@ -135,12 +136,72 @@ def test_the_base_is_the_first_of_an_interpolation_and_gives_the_tokenizer() -> 
     assert plan.rule.parameters == {"groups": "tensor", "straight": 0.9995, "t": 0.3}
 
 
-def test_weights_of_nuslerp_become_a_share() -> None:
-    file = {"merge_method": "nuslerp", "models": models(a={"weight": 1}, b={"weight": 3})}
-    plan, _ = translated({**file, "parameters": {"nuslerp_flatten": False}}, "x.yml")
-    assert plan.rule.parameters == {"t": 0.75, "along": "row"}
-    with pytest.raises(PolytaskError, match=r"nuslerp's weights is \[1, \[0, 1\]\]; allowed: two numbers"):
-        translated({**file, "models": models(a={"weight": 1}, b={"weight": [0, 1]})}, "x.yml")
+def test_nuslerp_keeps_each_models_weight() -> None:
+    file = {"merge_method": "nuslerp", "models": models(a={"weight": 1}, b={"weight": [0, 3]})}
+    plan, _ = translated(file, "x.yml")
+    assert [task.parameters for task in plan.tasks.values()] == [{"weights": 1}, {"weights": [0, 3]}]
+    assert plan.rule.parameters == {}
+    common = {"models": models(a={}, b={}), "parameters": {"weight": 2, "nuslerp_flatten": False}}
+    plan, _ = translated({**file, **common}, "x.yml")
+    assert plan.rule.parameters == {"weights": 2, "along": "row"}
+    with pytest.raises(PolytaskError, match=r"x\.yml: nuslerp needs the weight of 'b'"):
+        translated({**file, "models": models(a={"weight": 1}, b={})}, "x.yml")
+
+
+def test_nuslerp_over_depth_and_by_filter(tmp_path: Path) -> None:
+    """Each tensor lies at its own share of the way, the second weight's of both, in float64."""
+    family = write_family(tmp_path, "ab")
+    by_part = [{"filter": "mlp", "value": [1, 3]}, {"value": 1}]
+    file = {
+        "merge_method": "nuslerp",
+        "base_model": "base",
+        "models": models(a={"weight": [2, 1]}, b={"weight": by_part}),
+        "dtype": "float32",
+    }
+    found = merged(assembled(tmp_path, file))
+    places = {name: place_of(name) for name in found}
+    last = max(place.number for place in places.values() if place is not None)
+    shares = []
+    for name, value in found.items():
+        base, a, b = (family[model][name].double().flatten() for model in ("base", "a", "b"))
+        place = places[name]
+        depth = 0.0 if place is None else place.number / last
+        weights = 2 - depth, (1 + 2 * depth if "mlp" in name else 1.0)
+        share = weights[1] / sum(weights)
+        shares.append(share)
+        one, other = a - base, b - base
+        angle = torch.arccos(one @ other / one.norm() / other.norm())
+        wanted = base + (((1 - share) * angle).sin() * one + (share * angle).sin() * other) / angle.sin()
+        torch.testing.assert_close(value.double().flatten(), wanted, rtol=1e-5, atol=1e-6)
+    assert len(dict.fromkeys(shares)) > 2
+
+
+def test_nuslerp_by_slices() -> None:
+    def source(model: str, **parameters: Any) -> dict[str, Any]:
+        return {"model": model, "layer_range": [0, 2], "parameters": parameters}
+
+    file = {"merge_method": "nuslerp", "slices": [{"sources": [source("a", weight=1), source("b", weight=[0, 1])]}]}
+    plan, _ = translated(file, "x.yml")
+    assert [given.parameters for given in plan.slices[0].inputs.values()] == [{"weights": 1}, {"weights": [0, 1]}]
+    with pytest.raises(PolytaskError, match="nuslerp needs the weight of 'b'"):
+        translated({**file, "slices": [{"sources": [source("a", weight=1), source("b")]}]}, "x.yml")
+
+
+@pytest.mark.parametrize("filter_wise", [False, True])
+def test_model_stock_by_tensor_and_by_row(tmp_path: Path, filter_wise: bool) -> None:
+    """N cos / (1 + (N - 1) cos) of the mean, with the mean cosine of the whole tensor or of each row, in float64."""
+    family = write_family(tmp_path, "abc")
+    file = {"merge_method": "model_stock", "base_model": "base", "models": models(a={}, b={}, c={}), "dtype": "float32"}
+    found = merged(assembled(tmp_path, {**file, "parameters": {"filter_wise": filter_wise}}))
+    for name, value in found.items():
+        base = family["base"][name].double()
+        changes = torch.stack([family[model][name].double() - base for model in "abc"])
+        rows = changes if filter_wise and base.dim() > 1 else changes.reshape(3, 1, -1)
+        units = rows / rows.norm(dim=-1, keepdim=True)
+        cosine = sum((units[i] * units[j]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))) / 3
+        share = (cosine / (1 + 2 * cosine)).clamp(min=0)
+        wanted = base + (share[:, None] * rows.sum(0)).view(base.shape)
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_given_with_the_only_model_holds_for_all() -> None:
@@ -197,8 +258,12 @@ def test_each_departure_that_is_met_is_a_line(change: dict[str, Any], lines: lis
         ({"models": [{"model": {"pth": "x"}}]}, "x.yml.models.0: no key 'pth' (did you mean 'path'?)"),
         ({"models": models(a={"weight": [{"filtr": "mlp", "value": 1}]})}, "no key 'filtr' (did you mean 'filter'?)"),
         (
-            {"merge_method": "model_stock", "models": models(a={}), "parameters": {"filter_wise": True}},
-            "filter_wise is True",
+            {"merge_method": "model_stock", "models": models(a={"filter_wise": True})},
+            "x.yml.models.0.parameters: filter_wise is True; allowed: true or false, in x.yml.parameters",
+        ),
+        (
+            {"merge_method": "model_stock", "models": models(a={}), "parameters": {"filter_wise": [0, 1]}},
+            "filter_wise is [0, 1]; allowed: true or false",
         ),
     ],
 )

@@ -40,6 +40,12 @@ def test_slerp() -> None:
     assert weights_of("slerp", [[1.0, 0], [0, 1]], t=1 / 3) == wanted
     assert weights_of("slerp", [[2.0, 0], [0, 3]], t=1 / 3) == wanted
     assert weights_of("slerp", [[2.0, 0], [0, 3]], t=1 / 3, straight=-0.1) == near([2 / 3, 1 / 3])
+    # (1 - t) 1 to t 2 is 1 to 1 at t = 1/3, and 1 to 2 at t = 1/2
+    weights = {"task0": 1.0, "task1": 2.0}
+    assert weights_of("slerp", [[2.0, 0], [0, 3]], t=1 / 3, weights=weights) == near([math.sqrt(0.5)] * 2)
+    assert weights_of("slerp", [[2.0, 0], [0, 3]], weights=weights) == near([math.sqrt(3) / 2, 0.5][::-1])
+    with pytest.raises(BadValue, match=r"\(1 - t\) and t times the weights is 0\.0; allowed: more than 0"):
+        weights_of("slerp", [[1.0, 0], [0, 1]], t=1.0, weights={"task0": 1.0, "task1": 0.0})
     for other in ([2.0, 0], [-2.0, 0], [0.0, 0]):  # parallel, opposite, without a direction
         assert weights_of("slerp", [[1.0, 0], other], t=0.25) == near([0.75, 0.25])
     with pytest.raises(BadValue, match="the number of tasks is 3; allowed: 2"):
@@ -55,6 +61,8 @@ def test_slerp_lines() -> None:
     columns = combined("slerp_lines", [[[1.0, 1], [0, 1]], [[0.0, 3], [1, 3]]], along="column")
     assert [*columns[0], *columns[1]] == near([half, 2.0, half, 2.0])
     assert combined("slerp_lines", [[1.0, 0], [0.0, 1]]) == near([half, half])
+    thirds = combined("slerp_lines", [[1.0, 0], [0.0, 1]], weights={"task0": 1.0, "task1": 2.0})
+    assert thirds == near([0.5, math.sqrt(3) / 2])
 
 
 def test_multislerp() -> None:
@@ -97,6 +105,18 @@ def test_model_stock() -> None:
     assert weights_of("model_stock", [[1.0, 0], [0.6, 0.8], [0, 0]]) == near([0.6 / 2.2] * 3)
     with pytest.raises(BadValue, match=r"the mean cosine is -1\.0; allowed: more than -1; or clip: true"):
         weights_of("model_stock", [[1.0, 0], [-1, 0]], clip=False)
+
+
+def test_model_stock_rows() -> None:
+    """Rows at cosine 0.6 (t / N = 0.375), equal (1/2), at -0.6 (0), and with one vector alone (no angle: 1/2)."""
+    a, b = [[1.0, 0], [1, 2], [1, 0], [4, 0]], [[0.6, 0.8], [1, 2], [-0.6, 0.8], [0, 0]]
+    found = combined("model_stock_rows", [a, b])
+    assert [number for row in found for number in row] == near([0.6, 0.3, 1, 2, 0, 0, 2, 0])
+    assert combined("model_stock_rows", [[1.0, 0], [0.6, 0.8]]) == near([0.6, 0.3])  # one axis, one row
+    assert combined("model_stock_rows", [[[3.0, 4]]]) == [[3.0, 4.0]]
+    assert combined("model_stock_rows", [[[1.0, 0]], [[-0.6, 0.8]]], clip=False)[0] == near([-0.6, -1.2])
+    with pytest.raises(BadValue, match=r"rule 'model_stock_rows': the mean cosine is -1\.0; allowed: more than -1"):
+        combined("model_stock_rows", [[[1.0, 0], [1, 1]], [[-1, 0], [1, 1]]], clip=False)
 
 
 def test_metagpt() -> None:

@@ -71,11 +71,11 @@ def _blockwise(rows: Tensor, others: Tensor | None = None) -> Tensor:
     return total.cpu()
 
 
-def cosines(gram: Float[Tensor, "T T"]) -> Float[Tensor, "T T"]:
+def cosines(gram: Float[Tensor, "*rows T T"]) -> Float[Tensor, "*rows T T"]:
     """Cosines of the angles between tasks; NaN beside a zero vector, whose angle is undefined."""
-    norms = gram.diagonal().clamp(min=0).sqrt()
-    result = (gram / norms[:, None] / norms).clamp(-1, 1)
-    return result.masked_fill((norms == 0)[:, None] | (norms == 0), float("nan"))
+    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    one, other = norms[..., :, None], norms[..., None, :]
+    return (gram / one / other).clamp(-1, 1).masked_fill((one == 0) | (other == 0), float("nan"))
 
 
 def conflict_rate(gram: Float[Tensor, "T T"]) -> float:

@@ -52,6 +52,7 @@ RULES: dict[str, str] = {
     "multislerp": "polytask.merging.rules.multislerp:multislerp",
     "karcher": "polytask.merging.rules.karcher:karcher",
     "model_stock": "polytask.merging.rules.model_stock:model_stock",
+    "model_stock_rows": "polytask.merging.rules.model_stock_rows:model_stock_rows",
     "metagpt": "polytask.merging.rules.metagpt:metagpt",
     "magnitude_max": "polytask.merging.rules.magnitude_max:magnitude_max",
     "emr": "polytask.merging.rules.emr:emr",

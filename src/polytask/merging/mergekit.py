@@ -7,7 +7,7 @@ says so; only departures that this file meets are told.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -90,7 +90,7 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
         raise UnknownName("merge_method", file.merge_method, METHODS, where)
     if (file.models is None) == (file.slices is None):
         raise Inconsistent(f"{where}: it has models or slices, one of the two")
-    method, names = METHODS[file.merge_method], _Names()
+    method, names = _variant(METHODS[file.merge_method], file), _Names()
     base = None if file.base_model is None else reference(file.base_model, f"{where}.base_model")
     entries = _entries(file, where)
     _check_parameters(file, method, where)
@@ -114,10 +114,18 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
     }
     _check_base(method, base, where)
     if method.name == "nuslerp":
-        _weights_to_share(plan, where)
+        _settle_nuslerp(plan, where)
     plan["tokenizer"] = _tokenizer(file, base, names, plan, where)
     plan["donor"] = _donor(plan, base, names) if plan["tokenizer"] is None else None
     return validated(MergePlan, plan, where), _departures(file, method, plan, compatible)
+
+
+def _variant(method: Method, file: MergekitFile) -> Method:
+    """The method as the file's truth values make it."""
+    for name, changes in method.variants.items():
+        if file.parameters.get(name):
+            method = replace(method, **changes)
+    return method
 
 
 def reference(value: Any, where: str) -> str:
@@ -192,7 +200,7 @@ def _check_base(method: Method, base: str | None, where: str) -> None:
 
 
 def _check_parameters(file: MergekitFile, method: Method, where: str) -> None:
-    allowed = [*method.per_model, *method.whole, *method.ignored, *method.only]
+    allowed = [*method.per_model, *method.whole, *method.ignored, *method.only, *method.variants]
     places = [(f"{where}.parameters", file.parameters)]
     places += [(f"{where}.models.{n}.parameters", entry.parameters) for n, entry in enumerate(file.models or ())]
     for number, part in enumerate(file.slices or ()):
@@ -207,6 +215,8 @@ def _check_parameters(file: MergekitFile, method: Method, where: str) -> None:
                 raise UnknownName("parameter", name, allowed, f"{place} ({file.merge_method})")
             if name in method.only and value != method.only[name]:
                 raise BadValue(name, value, f"{method.only[name]}, with {file.merge_method} here", place)
+            if name in method.variants and not (isinstance(value, bool) and parameters is file.parameters):
+                raise BadValue(name, value, f"true or false, in {where}.parameters", place)
 
 
 def _parameters(given: Mapping[str, Any], renamed: Mapping[str, str], method: Method) -> dict[str, Any]:
@@ -274,28 +284,20 @@ def _slices(file: MergekitFile, method: Method, names: _Names, base: str | None,
     return found
 
 
-def _weights_to_share(plan: dict[str, Any], where: str) -> None:
-    """nuslerp: the second model's share of the two weights, and along what it goes."""
-    rule, tasks = plan["rule"]["parameters"], plan["tasks"]
-    common = rule.pop("weight", None)
+def _settle_nuslerp(plan: dict[str, Any], where: str) -> None:
+    """Along what it goes; and each model has a weight, by itself, in its slice or for all."""
+    rule = plan["rule"]["parameters"]
     if not rule.pop("flatten", True):
         # What it calls row-wise takes each column as one vector, as its results show.
         rule["along"] = "column" if rule.pop("row_wise", False) else "row"
     rule.pop("row_wise", None)
-    given = [entry["parameters"].pop("weight", common) for entry in tasks.values()]
-    if plan["slices"]:
-        for part in plan["slices"]:
-            inner = part["parameters"].pop("weight", None)
-            own = [entry["parameters"].pop("weight", inner) for entry in part["inputs"].values()]
-            part["parameters"]["t"] = _share([a if a is not None else common for a in own], where)
-    else:
-        rule["t"] = _share(given, where)
-
-
-def _share(weights: Sequence[Any], where: str) -> float:
-    if len(weights) != 2 or not all(isinstance(weight, int | float) for weight in weights) or sum(weights) == 0:
-        raise BadValue("nuslerp's weights", list(weights), "two numbers whose sum is not 0", where)
-    return weights[1] / sum(weights)
+    places = [
+        (f"{where}.slices.{number}", part["inputs"], part["parameters"]) for number, part in enumerate(plan["slices"])
+    ]
+    for place, inputs, around in places or [(where, plan["tasks"], {})]:
+        for task, given in inputs.items():
+            if not any("weights" in parameters for parameters in (given["parameters"], around, rule)):
+                raise MissingInput(f"{place}: nuslerp needs the weight of {task!r}")
 
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")

@@ -29,6 +29,7 @@ class Method:
         convert: mergekit's parameter -> its number or word as ours.
         settled: our parameters that make the rule mergekit's variant; compatible: those that --compat adds.
         whole_vectors: those that hold where the file gives no density, so that nothing is dropped.
+        variants: mergekit's truth value, which holds for the whole file -> what of this is another where it is true.
         departures: where results differ.
     """
 
@@ -44,6 +45,7 @@ class Method:
     settled: Mapping[str, Any] = field(default_factory=dict)
     compatible: Mapping[str, Any] = field(default_factory=dict)
     whole_vectors: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
 
 
@@ -153,7 +155,7 @@ METHODS: dict[str, Method] = {
             "nuslerp",
             "nuslerp",
             "optional",
-            per_model={"weight": "weight"},
+            per_model=_WEIGHTS,
             whole={"nuslerp_flatten": "flatten", "nuslerp_row_wise": "row_wise"},
         ),
         Method(
@@ -199,7 +201,7 @@ METHODS: dict[str, Method] = {
             "model_stock",
             "model_stock",
             "required",
-            only={"filter_wise": False},
+            variants={"filter_wise": {"rule": "model_stock_rows", "settled": {}}},
             settled={"groups": "tensor"},
             compatible={"clip": False},
             departures=(Departure("a negative mean cosine counts as 0, as in the paper's derivation", settled=True),),

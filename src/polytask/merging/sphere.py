@@ -9,10 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polytask.core.errors import BadValue
 from polytask.core.geometry import unit_gram
 
 TINY = 1e-5  # a length or sine that the rounding of the Gram matrix may have made; its square is what rounds
 _DEPENDENT = 1e-12  # of the largest eigenvalue; see geometry.pseudo_solve
+
+
+def share_of_way(t: float, weights: Float[Tensor, "2"] | float, where: str) -> float:
+    """How far along the way from the first of two models to the second; BadValue where both weights count nothing."""
+    first, second = (torch.tensor([1 - t, t], dtype=torch.float64) * weights).tolist()
+    if first + second == 0:
+        raise BadValue("the sum of (1 - t) and t times the weights", 0.0, "more than 0", where)
+    return second / (first + second)
 
 
 class Sphere:

@@ -32,14 +32,16 @@ def model_stock(gram: Float[Tensor, "T T"], *, clip: bool = True) -> Float[Tenso
              clip: count a negative mean cosine as 0.
     Returns: the weights.
     """
-    tasks = len(gram)
-    pairs = cosines(gram)[torch.triu(torch.ones_like(gram, dtype=torch.bool), diagonal=1)]
-    known = pairs[~pairs.isnan()]
-    cosine = float(known.mean()) if len(known) else 1.0
-    cosine = max(cosine, 0.0) if clip else cosine
+    return shares(gram, clip, "rule 'model_stock'").repeat(len(gram))
+
+
+def shares(gram: Float[Tensor, "*rows T T"], clip: bool, where: str) -> Float[Tensor, "*rows"]:
+    """t / N; BadValue where the mean cosine is so low that the formula has no value."""
+    tasks = gram.shape[-1]
+    pairs = cosines(gram)[..., torch.ones(tasks, tasks, dtype=torch.bool).triu(1)]
+    cosine = pairs.nanmean(-1).nan_to_num(1.0)  # of no pair that has an angle
+    cosine = cosine.clamp(min=0) if clip else cosine
     below = 1 + (tasks - 1) * cosine
-    if below <= 1e-9:
-        raise BadValue(
-            "the mean cosine", cosine, f"more than {-1 / (tasks - 1):g}; or clip: true", "rule 'model_stock'"
-        )
-    return torch.full((tasks,), cosine / below, dtype=gram.dtype)
+    if bool((below <= 1e-9).any()):
+        raise BadValue("the mean cosine", float(cosine.min()), f"more than {-1 / (tasks - 1):g}; or clip: true", where)
+    return cosine / below

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.core.constraints import Interval
+from polytask.core.constraints import Interval, PerTask
 from polytask.core.rules import rule
-from polytask.merging.sphere import TINY
+from polytask.merging.sphere import TINY, share_of_way
 
 
 @rule(
@@ -35,15 +35,18 @@ def slerp(
     gram: Float[Tensor, "2 2"],
     *,
     t: Annotated[float, Interval(0, 1)] = 0.5,
+    weights: Annotated[Float[Tensor, "2"] | float, PerTask(Interval(0))] = 1.0,
     straight: Annotated[float, Interval(-1, 1)] = 1.0,
 ) -> Float[Tensor, "2"]:
     """The weights of the point at `t` of the way.
 
     Args:    gram: inner products of the two models' weights.
              t: 0 is the first model, 1 the second.
+             weights: of the two; with them the way is divided as (1 - t) and t times the weights say.
              straight: cosine beyond which the way is a straight line.
     Returns: two weights.
     """
+    t = share_of_way(t, weights, "rule 'slerp'")
     lengths = gram.diagonal().clamp(min=0).sqrt()
     cosine = float(gram[0, 1] / (lengths[0] * lengths[1])) if bool(lengths.all()) else 1.0
     sine = math.sqrt(max(1 - cosine**2, 0.0))

@@ -1,4 +1,4 @@
-"""SLERP of each row or column of a tensor by itself, at the angle between the two models' there.
+"""SLERP line by line: each row or column of a tensor by itself, at the angle between the two models' there.
 
 Source      mergekit's documentation of NuSLERP without flattening; the weights are slerp's.
 Departures  those of slerp. A tensor with one axis is one row, and one column.
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.core.constraints import Choice, Interval
+from polytask.core.constraints import Choice, Interval, PerTask
 from polytask.core.rules import rule
-from polytask.merging.sphere import TINY
+from polytask.merging.sphere import TINY, share_of_way
 
 
 @rule(
@@ -31,6 +31,7 @@ def slerp_lines(
     stack: Float[Tensor, "2 *shape"],
     *,
     t: Annotated[float, Interval(0, 1)] = 0.5,
+    weights: Annotated[Float[Tensor, "2"] | float, PerTask(Interval(0))] = 1.0,
     straight: Annotated[float, Interval(-1, 1)] = 1.0,
     along: Annotated[str, Choice("row", "column")] = "row",
 ) -> Float[Tensor, "*shape"]:
@@ -38,10 +39,12 @@ def slerp_lines(
 
     Args:    stack: of two models.
              t: 0 is the first model, 1 the second.
+             weights: of the two; with them the way is divided as (1 - t) and t times the weights say.
              straight: cosine beyond which a way is a straight line.
              along: what is turned by itself: rows (an entry of the first axis) or columns (one of the last).
     Returns: the combined values.
     """
+    t = share_of_way(t, weights, "rule 'slerp_lines'")
     shape = stack.shape[1:]
     if along == "column" and len(shape) > 1:
         lines = stack.flatten(1, -2).mT
