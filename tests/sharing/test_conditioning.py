@@ -103,9 +103,34 @@ def test_what_is_hidden_changes_nothing(kind: str) -> None:
 def test_a_missing_modality_leaves_the_state() -> None:
     model = padded_model({"kind": "sequential_state"})
     tokens = Padded()({"numeric": torch.tensor([[0.3, 0.7, -1.0, 1.0, 0.0, 1.0]])})
-    first, second, third = model.sharing.states(tokens)
+    start, first, second, third = model.sharing.states(tokens)
+    assert not torch.equal(start, first)
     assert torch.equal(first, second)
     assert not torch.equal(second, third)
+    inputs = {"numeric": torch.tensor([[0.3, 0.7, -1.0, 1.0, 0.0, 1.0]])}
+    for task, outputs in model.after_each(inputs).items():
+        assert torch.equal(outputs[:, 1], outputs[:, 2])  # nor the prediction
+        assert not torch.equal(outputs[:, 2], outputs[:, 3])
+        torch.testing.assert_close(outputs[:, 3], model(inputs)[task])
+        torch.testing.assert_close(outputs[:, 0], model.heads[task](start))
+
+
+def test_heads_learn_at_every_state_or_at_the_last() -> None:
+    for learn, share in (("every", 1 / 4), ("last", None)):
+        model = table_model({"kind": "sequential_state", "modalities": [5, 2, 1], "learn": learn})
+        with listen() as tape:
+            outputs = model(table_inputs(4), ["click"])
+        assert tape.shares.get("click") == share
+        assert [list(each.shape) for each in tape.earlier["click"]] == [[4], [4], [4]]
+        torch.testing.assert_close(
+            torch.stack([*tape.earlier["click"], outputs["click"]], dim=1),
+            model.after_each(table_inputs(4), ["click"])["click"],
+        )
+        with listen() as tape:
+            model.eval()(table_inputs(4))
+        assert not tape.shares
+    with pytest.raises(MissingInput, match="task 'click' is predicted once"):
+        table_model("hard").after_each(table_inputs(2))
 
 
 def test_rows_keep_their_share_of_tokens_and_modalities_take_turns() -> None:

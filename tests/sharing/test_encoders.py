@@ -277,3 +277,19 @@ def test_who_may_read_whom() -> None:
 def test_heads_that_do_not_divide_a_token() -> None:
     with pytest.raises(BadValue, match="heads is 3; allowed: a divisor of the width of a token, 8"):
         table_model({"kind": "task_tokens", "heads": 3})
+
+
+def test_missing_columns_are_hidden_where_they_are_marked() -> None:
+    """Numbers: a value with a marker, one without, and two that have one marker; two categories."""
+    schema = InputSchema(shapes={"numeric": (6,)}, cardinalities=(4, 5), markers=(1, 1, -1, 5, 5, 5))
+    options = ENCODERS.find("columns").Options
+    shown, hidden = (build(options(width=3, missing=missing), schema) for missing in ("shown", "hidden"))
+    assert (shown.tokens, hidden.tokens) == (8, 6)
+    numeric = torch.tensor([[0.5, 0.0, -1.0, 0.2, 0.3, 0.0], [0.0, 1.0, 2.0, 0.0, 0.0, 1.0]])
+    inputs = {"numeric": numeric, "categorical": torch.tensor([[1, 2], [0, 1]])}
+    assert shown(inputs).mask is None
+    values, mask = hidden(inputs)
+    assert mask.tolist() == [[True, True, True, True, False, True], [False, True, False, False, True, False]]
+    expected = numeric[:, [0, 2, 3, 4]].unsqueeze(2) * hidden.weight + hidden.bias[:4]
+    torch.testing.assert_close(values[:, :4], expected)
+    assert build(options(missing="hidden"), InputSchema(shapes={"numeric": (2,)})).tokens == 2

@@ -45,6 +45,8 @@ class InputSchema:
         text: True when the source gives `input_ids` and `attention_mask`.
         tokens: the width of `tokens`, of which a row has any number; 0 where there are none.
         graph: where the source gives a graph a row (`nodes`, `node_mask`, `interest`, `edges`, `edge_features`).
+        markers: for each number of `numeric` the place of the 0/1 number that marks it as missing (of such a number its
+            own place), or -1; empty where training has missed none.
         names: of the categorical columns, for an encoder that reads some of them; inputs are alike whatever they are.
     """
 
@@ -55,6 +57,7 @@ class InputSchema:
     text: bool = False
     tokens: int = 0
     graph: GraphWidths | None = None
+    markers: tuple[int, ...] = field(default=(), compare=False)
     names: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,5 +73,6 @@ class InputSchema:
             text=values["text"],
             tokens=values.get("tokens", 0),
             graph=None if values.get("graph") is None else GraphWidths(*values["graph"]),
+            markers=tuple(values.get("markers", ())),
             names=tuple(values.get("names", ())),
         )

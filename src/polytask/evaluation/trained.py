@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _BATCH = 1024
 
+Outputs = dict[str, torch.Tensor]
+"""task -> the raw outputs of its head for some rows."""
+
 
 class Trained:
     """A model with the preprocessing it was trained with; made by `load`.
@@ -108,42 +111,64 @@ class Trained:
             columns |= self.targets[task].decode(values)
         return polars.DataFrame(columns)
 
+    def predict_after_each(
+        self,
+        rows: "polars.DataFrame | Mapping[str, Any]",
+        tasks: Iterable[str] | None = None,
+        place: Place | None = None,
+        source: str | None = None,
+    ) -> "list[polars.DataFrame]":
+        """What `predict` would give before it has seen any modality, after the first, ...; the last is what it gives.
+
+        Raises: MissingInput for a model whose heads predict once.
+        """
+        import polars
+
+        if not isinstance(self.model, MultiTaskModel):
+            raise MissingInput(f"{self.path}: a merge that keeps a router predicts once")
+        found = self._outputs(self.model.after_each, rows, self._named(tasks), place, source)
+        stages = zip(*(values.unbind(1) for values in found.values()), strict=True)
+        frames = []
+        for stage in stages:
+            decoded = [self.targets[task].decode(values) for task, values in zip(found, stage, strict=True)]
+            frames.append(polars.DataFrame({name: column for columns in decoded for name, column in columns.items()}))
+        return frames
+
     def outputs(
         self, rows: Any, tasks: Iterable[str], place: Place | None = None, source: str | None = None
     ) -> dict[str, torch.Tensor]:
         """The heads' raw outputs (logits; standardised values) for each task."""
-        frame, wanted = _frame(rows), list(tasks)
+        return self._outputs(self.model, rows, list(tasks), place, source)
+
+    def _outputs(
+        self, model: Callable[..., Outputs], rows: Any, wanted: list[str], place: Place | None, source: str | None
+    ) -> Outputs:
+        """What the model, or a way to call it, gives for these rows."""
+        frame = _frame(rows)
         if source is not None:
-            return self._from_source(source, frame, wanted, place)
+            inputs = self._preprocessors[self._known_source(source)].transform(frame, place)
+            return self._forward(model, inputs, wanted, frame.height, **named_stem(self.model, source))
         for task in wanted:
             several = self.sources_of([task])
             if len(several) > 1:
                 named = f"several sources, {', '.join(several)}: say which one the rows are of, source={several[0]!r}"
                 raise MissingInput(f"task {task!r} has {named}")
         found: dict[str, torch.Tensor] = {}
-        for here, preprocessor in self._readers(wanted):
-            found |= self._forward(preprocessor.transform(frame, place), here, frame.height)
+        for source, here in self._readers(wanted).items():
+            found |= self._forward(model, self._preprocessors[source].transform(frame, place), here, frame.height)
         return {task: found[task] for task in wanted}
 
-    def pieces(self, rows: Any) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-        """(tasks, what the model reads of some of these rows for them), source after source."""
+    def pieces(self, rows: Any) -> Iterator[tuple[list[str], dict[str, torch.Tensor], str | None]]:
+        """(tasks, what is read of some of these rows for them, by which stem), source after source."""
         frame = _frame(rows)
-        for here, preprocessor in self._readers(list(self.targets)):
-            for inputs in self._batches(preprocessor.transform(frame), frame.height):
-                yield here, inputs
+        for source, here in self._readers(list(self.targets)).items():
+            for inputs in self._batches(self._preprocessors[source].transform(frame), frame.height):
+                yield here, inputs, named_stem(self.model, source).get("stem")
 
-    def _readers(self, tasks: list[str]) -> Iterator[tuple[list[str], Preprocessor]]:
-        """Those of the tasks that a source has, and what makes inputs of its rows."""
-        for source, preprocessor in self._preprocessors.items():
-            here = [task for task in tasks if task in self._sources[source]]
-            if here:
-                yield here, preprocessor
-
-    def _from_source(
-        self, source: str, frame: "polars.DataFrame", tasks: list[str], place: Place | None
-    ) -> dict[str, torch.Tensor]:
-        inputs = self._preprocessors[self._known_source(source)].transform(frame, place)
-        return self._forward(inputs, tasks, frame.height, **named_stem(self.model, source))
+    def _readers(self, tasks: list[str]) -> dict[str, list[str]]:
+        """Source -> those of the tasks that it has."""
+        found = {source: [task for task in tasks if task in own] for source, own in self._sources.items()}
+        return {source: here for source, here in found.items() if here}
 
     def evaluate(
         self,
@@ -163,12 +188,12 @@ class Trained:
         return {task: self.targets[task].score(outputs[task], *encoded[task]) for task in named}
 
     def _forward(
-        self, inputs: Mapping[str, Any], tasks: list[str], height: int, stem: str | None = None
-    ) -> dict[str, torch.Tensor]:
+        self, model: Callable[..., Outputs], inputs: Mapping[str, Any], tasks: list[str], height: int, **stem: str
+    ) -> Outputs:
         pieces: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
             for batch in self._batches(inputs, height):
-                pieces.append({task: y.cpu() for task, y in self.model(batch, tasks, stem).items()})
+                pieces.append({task: y.cpu() for task, y in model(batch, tasks, **stem).items()})
         return {task: torch.cat([piece[task] for piece in pieces]) for task in tasks}
 
     def _batches(self, inputs: Mapping[str, Any], height: int) -> Iterator[dict[str, torch.Tensor]]:

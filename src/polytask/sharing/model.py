@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polytask.core.errors import BadValue, UnknownName
+from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import Sharing
@@ -19,7 +20,7 @@ from polytask.sharing.names import SHARING
 from polytask.sharing.products import check_products, product_log_odds, with_factors
 from polytask.sharing.spec import AttachmentOptions, EncoderOptions, ModelSpec
 from polytask.sharing.stems import Stems, one_schema
-from polytask.sharing.tape import listening
+from polytask.sharing.tape import listen, listening, note_earlier, noted_stages
 
 
 class MultiTaskModel(nn.Module):
@@ -94,6 +95,21 @@ class MultiTaskModel(nn.Module):
             found |= self._from_trunk(read, served)
         return self._with_products(found, named)
 
+    def after_each(
+        self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None, stem: str | None = None
+    ) -> dict[str, Tensor]:
+        """{task: [B, S] or [B, S, outputs]}: what its head makes of each of the S things that it may read, one after
+        the other; the last is what `forward` gives. MissingInput where heads read one thing only."""
+        named = self._named(tasks)
+        with listen() as tape:
+            last = self(inputs, with_factors(named, self.products), stem)
+        for task in named:
+            if not all(factor in tape.earlier for factor in self.products.get(task, (task,))):
+                raise MissingInput(f"task {task!r} is predicted once: sharing 'sequential_state' does so after each")
+        stages = zip(*tape.earlier.values(), strict=True)
+        found = [self._with_products(dict(zip(tape.earlier, stage, strict=True)), named) for stage in stages]
+        return {task: torch.stack([stage[task] for stage in [*found, last]], dim=1) for task in named}
+
     def _from_trunk(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         if self.attachments:
             return self._transformed(self.sharing.representation(inputs), tasks)
@@ -129,6 +145,9 @@ class MultiTaskModel(nn.Module):
         outputs = {task: self.heads[task](feature) for task, feature in features.items()}
         if listening():
             self.sharing.note_outputs(outputs)
+            for task in outputs:
+                if stages := noted_stages(task):
+                    note_earlier(task, [self.heads[task](features) for features in stages])
         return outputs
 
     def _with_products(self, outputs: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:

@@ -14,21 +14,27 @@ from polytask.sharing.layers import ACTIVATIONS, Activation, Stack, seeded
 from polytask.sharing.modalities import modality_sizes
 from polytask.sharing.sequences import SequenceSharing
 from polytask.sharing.spec import SharingOptions
+from polytask.sharing.tape import note_stages
 
 
 class SequentialState(SequenceSharing):
-    """s_0 learned; s_m = s_(m-1) + f_m(s_(m-1), x_m) where modality m is there, else s_(m-1). Heads read the last.
+    """s_0 learned; s_m = s_(m-1) + f_m(s_(m-1), x_m) where modality m is there, else s_(m-1). Heads read every state.
+
+    A task's loss is the mean over the M + 1 states, all read by its one head, so that it predicts after any of them;
+    `learn: last` trains the last alone. What a model gives is the prediction at the last; `predict_after_each` of a
+    trained one gives them all.
 
     Source: Swamy et al. 2023, arXiv:2309.14118 (MultiModN): a module a modality that updates the state, skipped where
-    the modality is missing, and decoders that read the state.
-    Departures: a module's output is added to the state; heads learn at the last state only, though `states` gives all
-    of them; modalities are runs of an encoder's tokens.
-    Cost: one pass through the modules for any number of tasks.
+    the modality is missing, and decoders that are trained at every state, the first included.
+    Departures: a module's output is added to the state; a state that a missing modality left as it is counts in the
+    mean as any other; no penalty on the state's changes; modalities are runs of an encoder's tokens. The paper's full
+    text was not at hand.
+    Cost: one pass through the modules for any number of tasks, and in training M + 1 of each head.
     """
 
     class Options(SharingOptions):
         """Attributes: modalities, how many tokens each has, in their order (None: each token is one); state, its width;
-        hidden_size of a module.
+        hidden_size of a module; learn: heads at every state, or at the last.
         """
 
         kind: Literal["sequential_state"] = "sequential_state"
@@ -36,11 +42,12 @@ class SequentialState(SequenceSharing):
         state: PositiveInt = 64
         hidden_size: PositiveInt = 64
         activation: Activation = "relu"
+        learn: Literal["every", "last"] = "every"
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
-        self.width = options.state
+        self.width, self.learns = options.state, options.learn == "every"
         self.sizes = modality_sizes(self.encoder, options.modalities, options.kind)
         with seeded(seed, "state"):
             self.start = nn.Parameter(torch.randn(options.state) / options.state**0.5)
@@ -51,12 +58,16 @@ class SequentialState(SequenceSharing):
         return self.encoder.width
 
     def read(self, tokens: Tokens, tasks: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(tasks, self.states(tokens)[-1])
+        *earlier, last = self.states(tokens)
+        for task in tasks:
+            note_stages(task, earlier, self.training and self.learns)
+        return dict.fromkeys(tasks, last)
 
     def states(self, tokens: Tokens) -> list[Float[Tensor, "B state"]]:
-        """s_1, s_2, ...: what is known after each modality."""
+        """s_0, s_1, ...: what is known before any and after each modality."""
         values, mask = tokens
-        state, states, first = self.start.to(values.dtype).expand(values.shape[0], -1), [], 0
+        state, first = self.start.to(values.dtype).expand(values.shape[0], -1), 0
+        states = [state]
         for size, update in zip(self.sizes, self.updates, strict=True):
             part = slice(first, first + size)
             seen = None if mask is None else mask[:, part]

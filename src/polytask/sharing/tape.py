@@ -24,6 +24,9 @@ class Tape:
     experts: (place in the model, expert) -> what it gave, [rows, width], without a graph.
     features: (place in the model, task) -> an inner map, [rows, width, h, w], with its graph, for heads beside it.
     guesses: task -> (weight of the loss, outputs of such a head), to be added to the task's loss.
+    stages: task -> what its own head may read before the last, with its graph, in order.
+    earlier: task -> what its head made of those.
+    shares: task -> the weight of the loss at each of its stages and at the last, where there is one at the earlier too.
     """
 
     penalties: dict[str, Tensor] = field(default_factory=dict)
@@ -31,6 +34,9 @@ class Tape:
     experts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     guesses: dict[str, list[tuple[float, Tensor]]] = field(default_factory=dict)
+    stages: dict[str, list[Tensor]] = field(default_factory=dict)
+    earlier: dict[str, list[Tensor]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 _listening: ContextVar[Tape | None] = ContextVar("tape", default=None)
@@ -96,3 +102,28 @@ def note_guess(task: str, weight: float, outputs: Tensor) -> None:
     tape = _listening.get()
     if tape is not None:
         tape.guesses.setdefault(task, []).append((weight, outputs))
+
+
+def note_stages(task: str, features: Sequence[Tensor], learns: bool) -> None:
+    """Called by an architecture whose heads may predict before the last: what they would read, [rows, width] each.
+
+    `learns`: the task's loss is then the mean over these and the last, else that of the last alone.
+    """
+    tape = _listening.get()
+    if tape is not None:
+        tape.stages[task] = list(features)
+        if learns:
+            tape.shares[task] = 1 / (len(features) + 1)
+
+
+def noted_stages(task: str) -> list[Tensor]:
+    """What its head may read before the last, in order; nothing while nobody listens."""
+    tape = _listening.get()
+    return [] if tape is None else tape.stages.get(task, [])
+
+
+def note_earlier(task: str, outputs: Sequence[Tensor]) -> None:
+    """Called by a model with what its head made of those."""
+    tape = _listening.get()
+    if tape is not None:
+        tape.earlier[task] = list(outputs)

@@ -14,10 +14,11 @@ from polytask.sharing.mod_squad import ModSquad
 from polytask.sharing.model import MultiTaskModel
 from polytask.sharing.tape import listen
 
+Piece = tuple[list[str], Mapping[str, Tensor]] | tuple[list[str], Mapping[str, Tensor], str | None]
+"""Some rows: see `trimmed`."""
 
-def trimmed(
-    model: MultiTaskModel, rows: Iterable[tuple[list[str], Mapping[str, Tensor]]], *, threshold: float = 0.0
-) -> MultiTaskModel:
+
+def trimmed(model: MultiTaskModel, rows: Iterable[Piece], *, threshold: float = 0.0) -> MultiTaskModel:
     """A new model without the experts that tasks do not use on these rows; `model` is unchanged.
 
     An expert stays open to a task where more than `threshold` of the task's tokens use it (the most used one always
@@ -33,7 +34,7 @@ def trimmed(
 
     Args:
         model: one with sharing `mod_squad`.
-        rows: pieces of (tasks, the inputs of rows of theirs).
+        rows: pieces of (tasks, the inputs of rows of theirs), and the stem that reads them where tasks have several.
         threshold: a share of tokens, at least 0 and below 1.
 
     Raises:
@@ -57,18 +58,16 @@ def trimmed(
     return after
 
 
-def _shares(
-    model: MultiTaskModel, rows: Iterable[tuple[list[str], Mapping[str, Tensor]]]
-) -> dict[str, dict[str, dict[int, float]]]:
+def _shares(model: MultiTaskModel, rows: Iterable[Piece]) -> dict[str, dict[str, dict[int, float]]]:
     """task -> place -> number of an expert -> the share of the task's tokens that use it."""
     counts: dict[tuple[str, str], Tensor] = {}
     tokens: dict[tuple[str, str], int] = {}
     numbers: dict[tuple[str, str], list[int]] = {}
     was_training = model.training
     model.eval()
-    for tasks, inputs in rows:
+    for tasks, inputs, *stem in rows:
         with torch.no_grad(), listen() as tape:
-            model(inputs, tasks)
+            model(inputs, tasks, *stem)
         for key, weights in tape.gates.items():
             used = torch.stack([(column > 0).sum() for column in weights.values()]).double()
             counts[key] = counts[key] + used if key in counts else used

@@ -79,8 +79,17 @@ class Preprocessor:
             longest=max((feature.options.max_length for feature in sequences), default=0),
             text=bool(self._with_key("input_ids")),
             graph=next((feature.graph for feature in self._with_key("nodes")), None),
+            markers=self._markers(),
             names=tuple(feature.columns[0] for feature in categorical),
         )
+
+    def _markers(self) -> tuple[int, ...]:
+        """Of the numbers side by side in `numeric`; the one that marks a feature's as missing is its last."""
+        found: list[int] = []
+        for feature in self._with_key("numeric"):
+            last = len(found) + feature.width - 1
+            found += [last if getattr(feature, "indicator", False) else -1] * feature.width
+        return tuple(found) if max(found, default=-1) >= 0 else ()
 
     def transform(self, frame: pl.DataFrame, place: Place | None = None) -> dict[str, Tensor | Ragged]:
         """The inputs of these rows, in the order of the rows.

@@ -65,6 +65,10 @@ def task_losses(
                     "name more of them in `trainable`, or leave the task out of the stage's `tasks`"
                 )
             part = numerator / max(totals[task], 1)
+            share = tape.shares.get(task)
+            if share is not None:  # the head predicts at several stages, and the loss is the mean over them
+                part, earlier = part * share, [(share, outputs) for outputs in tape.earlier[task]]
+                tape.guesses[task] = [*earlier, *tape.guesses.get(task, ())]
             for weight, guess in tape.guesses.get(task, ()):  # of heads that help in training only
                 at_place, _ = targets[task].loss(guess.float(), *of_rows)
                 part = part + weight * at_place / max(totals[task], 1)

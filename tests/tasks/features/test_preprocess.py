@@ -10,7 +10,7 @@ from polytask.core.errors import DataError, UnknownName
 from polytask.tasks.examples import Ragged
 from polytask.tasks.features.choose import choose_features
 from polytask.tasks.features.feature import Place
-from polytask.tasks.features.options import AnyOptions
+from polytask.tasks.features.options import AnyOptions, PiecewiseLinearOptions
 from polytask.tasks.preprocess import Preprocessor
 
 TRAIN = pl.DataFrame(
@@ -160,3 +160,24 @@ def test_dates_count_in_seconds():
     assert (
         fitted.transform(pl.DataFrame({"day": ["1970-01-04"]}).select(pl.col("day").str.to_datetime()))["numeric"] == 1
     )
+
+
+def test_the_schema_says_which_number_marks_which_as_missing() -> None:
+    """A number with gaps, one without, a vector, and a piecewise-linear one with gaps: two intervals and a marker."""
+    frame = pl.DataFrame(
+        {"gaps": [1.0, None, 3.0], "whole": [1.0, 2.0, 4.0], "pair": [[1.0, 2.0]] * 3, "coded": [None, 1.0, 5.0]},
+        schema_overrides={"pair": pl.Array(pl.Float64, 2)},
+    )
+    said = {"coded": PiecewiseLinearOptions(bins=1)}
+    fitted = Preprocessor(choose_features(frame, said, where="here")).fit([(frame, Place("here"))])
+    markers = fitted.schema.markers
+    numbers = fitted.transform(frame)["numeric"]
+    assert len(markers) == numbers.shape[1]
+    missing = {place for place in markers if place >= 0}
+    assert missing == {1, len(markers) - 1}
+    assert markers[:3] == (1, 1, -1)
+    assert numbers[:, 1].tolist() == [0, 1, 0]
+    assert numbers[:, -1].tolist() == [1, 0, 0]
+    assert Preprocessor.from_json(fitted.to_json()).schema.markers == markers
+    whole = frame.select("whole")
+    assert Preprocessor(choose_features(whole, {}, where="here")).fit([(whole, Place("here"))]).schema.markers == ()
