@@ -1,16 +1,18 @@
 """WEMoE: each module mixes the experts by what it reads itself, as if each row's weights were formed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from merging.learned_problem import Problem, drawn
-from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, MissingInput, UnknownName
 from polytask.merging.learning import Learned, learn
-from polytask.merging.routers import ModuleRouters, router_of
+from polytask.merging.routers import ModuleRouters, read_router, router_of
 from polytask.merging.routing import Routed
 from polytask.merging.samples import MemorySamples, samples
 
@@ -196,6 +198,23 @@ def test_a_transformers_mlps_are_mixed_and_its_mask_is_seen() -> None:
     with torch.no_grad():
         torch.testing.assert_close(routed(**longer).logits, routed(**given).logits)
         assert not torch.allclose(routed(**given).logits, nets["base"](**given).logits)
+
+
+def test_a_routers_file_gives_it_back_and_another_says_so(tmp_path: Path) -> None:
+    learned, _ = wemoe(steps=1)
+    for name, tensors in (
+        ("router", learned.router),
+        ("model", state("a")),
+        ("part", {"expert:0:x": torch.ones(2, 3, 4)}),
+    ):
+        save_file(dict(tensors), tmp_path / name)
+    found = read_router(tmp_path / "router").tensors()
+    assert all(torch.equal(found[name], own) for name, own in learned.router.items())
+    for name in ("model", "part"):
+        with pytest.raises(CheckpointError, match=f"{name}: holds no router; its first tensor is"):
+            read_router(tmp_path / name)
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_router(tmp_path / "none")
 
 
 def test_a_router_moves_with_its_model() -> None:

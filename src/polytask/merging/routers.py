@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.checkpoints.tensors import read_tensors
+from polytask.core.errors import CheckpointError
 from polytask.core.noise import Noise
 from polytask.merging.routing import (
     Router,
@@ -135,8 +136,12 @@ def router_of(tensors: Mapping[str, Tensor]) -> Router:
 
 
 def read_router(path: str | Path) -> Router:
-    """Of a merge's router.safetensors; CheckpointError where there is none, or a damaged one."""
-    return router_of(read_tensors(Path(path)))
+    """Of a merge's router.safetensors; CheckpointError where there is none, or what is there is none."""
+    tensors = read_tensors(Path(path))
+    try:
+        return router_of(tensors)
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path}: holds no router; its first tensor is {next(iter(tensors), None)!r}") from None
 
 
 def scores(layers: Layers, rows: Float[Tensor, "B ... d"]) -> Float[Tensor, "B ... T"]:
