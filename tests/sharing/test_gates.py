@@ -1,5 +1,6 @@
 """Gates: what each selection gives, what is noted on the tape, and what a method adds to a task's loss."""
 
+import copy
 import math
 from itertools import product
 
@@ -58,15 +59,27 @@ def test_a_gate_begins_dense_and_ends_sparse() -> None:
     options = {"kind": "dense_to_sparse", "begin": 1, "end": 3, "warm": 4, "cold": 0.25, "threshold": 0.2}
     gate = gates(select=options)
     x, scores = rows(), functional.linear(rows(), gate.gates["a"].weight)
-    for done, temperature in enumerate((4, 4, 1, 0.25, 0.25)):  # a pass before, the way there in two, a pass after
-        assert int(gate.passes["a"].count) == done
+    for passes, temperature in enumerate((4, 4, 1, 0.25, 0.25)):  # the first before, the way there in two, one after
         soft = (scores / temperature).softmax(1)
-        share = min(max((done - 1) / 2, 0), 1)
+        share = min(max((passes - 1) / 2, 0), 1)
         kept = torch.where((soft >= 0.2 * share) | (soft == soft.amax(1, keepdim=True)), soft, 0.0)
+        gate.passes.count.fill_(passes)
         torch.testing.assert_close(gate("a", x), kept / kept.sum(1, keepdim=True))
-    assert int(gate.passes["b"].count) == 0
-    gate.eval()("a", x)
-    assert int(gate.passes["a"].count) == 5
+
+
+def test_a_model_counts_its_passes_in_training_whichever_tasks_are_named() -> None:
+    model, inputs = table_model({"kind": "ple", "gate": "dense_to_sparse"}), table_inputs(3)
+    counts = [level.gates.passes.count for level in model.sharing.levels]
+    model(inputs)
+    model(inputs, ["topic"])
+    model.from_representation(model.representation(inputs), ["click"])
+    assert [int(count) for count in counts] == [3, 3]
+    model.eval()(inputs)
+    assert [int(count) for count in counts] == [3, 3]
+    twin = copy.deepcopy(model).train()
+    twin(inputs)
+    assert [int(level.gates.passes.count) for level in twin.sharing.levels] == [4, 4]
+    assert [int(count) for count in counts] == [3, 3]
 
 
 def test_a_gate_that_ends_before_it_begins() -> None:

@@ -73,10 +73,15 @@ def cases() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
             {"data": images()},
             recipe(**SGD, **conv, train__rule={"kind": "auto_lambda", "learning_rate": 0.01}),
         ),
+        "dense to sparse, labels unevenly spread": (
+            {"data": rare()},
+            recipe(**SGD, model__sharing={"kind": "mmoe", "experts": 3, "gate": {"select": SPARSER}}),
+        ),
         "pcgrad, saved at each step": ({"data": table()}, recipe(**SGD, train__rule="pcgrad", **SAVING)),
     }
 
 
+SPARSER = {"kind": "dense_to_sparse", "begin": 2, "end": 9}
 SAVING = {"train__checkpoint_every": 1, "train__keep": 100}
 
 

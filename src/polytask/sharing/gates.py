@@ -98,11 +98,9 @@ class Gates(nn.Module):
         self.experts = {task: list(experts[task]) for task in tasks}
         self.gates: TaskModules[Scores] = TaskModules()
         self.embeddings: TaskModules[Embedding] = TaskModules()
-        self.passes: TaskModules[Passes] = TaskModules()
+        self.passes = Passes() if self.select.counts else None
         self.shared = None
         for task in tasks:
-            if self.select.counts:
-                self.passes[task] = Passes()
             scores = self.select.scores(len(self.experts[task]))
             with seeded(seed, place, "gate", task):
                 if options.reads in ("input", "task"):
@@ -117,7 +115,7 @@ class Gates(nn.Module):
     def forward(self, task: str, x: Float[Tensor, "B width"]) -> Float[Tensor, "B experts"]:
         """The weights of the task's experts for these rows."""
         scores, experts = self._scores(task, x), len(self.experts[task])
-        weights = self._weights(task, scores)  # [1, experts] where the rows do not matter
+        weights = self._weights(scores, experts)  # [1, experts] where the rows do not matter
         if listening():
             note_gate(self.place, task, self.experts[task], weights.expand(x.shape[0], -1))
             penalty = self.select.penalty(scores, experts)
@@ -125,15 +123,10 @@ class Gates(nn.Module):
                 note_penalty(task, penalty)
         return weights.expand(x.shape[0], -1)
 
-    def _weights(self, task: str, scores: Tensor) -> Tensor:
-        experts = len(self.experts[task])
-        if not self.select.counts:
+    def _weights(self, scores: Tensor, experts: int) -> Tensor:
+        if self.passes is None:
             return self.select.weights(scores, experts)
-        passes = self.passes[task].count
-        weights = self.select.weights_after(passes, scores, experts)
-        if self.training:
-            passes.add_(1)
-        return weights
+        return self.select.weights_after(self.passes.count, scores, experts)
 
     def _scores(self, task: str, x: Tensor) -> Tensor:
         if self.shared is None:
@@ -161,7 +154,8 @@ class Scores(nn.Module):
 
 
 class Passes(nn.Module):
-    """How many passes a task's gate has made in training mode; a task that is absent waits."""
+    """How many passes the model has begun in training mode, which it counts itself: whichever tasks have labels, and on
+    however many processes."""
 
     count: Tensor
 

@@ -14,6 +14,7 @@ from polytask.sharing.contract import Sharing
 from polytask.sharing.encoders.blocks import as_they_are
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory, require_gives
 from polytask.sharing.encoders.mlp import MLP
+from polytask.sharing.gates import Passes
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import Head, TaskModules, seeded
 from polytask.sharing.names import SHARING
@@ -60,6 +61,7 @@ class MultiTaskModel(nn.Module):
         self.attachments = nn.ModuleDict(attachments)
         self.spec = spec
         self.start: Start | None = None  # what was taken from spec.init_from
+        self._passes = [part for part in sharing.modules() if isinstance(part, Passes)]
         for task, head in heads.items():
             if getattr(head, "width", sharing.width) != sharing.width:
                 raise BadValue(f"width of the head of {task!r}", head.width, f"{sharing.width}, as features")
@@ -87,6 +89,7 @@ class MultiTaskModel(nn.Module):
         named = self._named(tasks)
         if not named:
             return {}
+        self._begin()
         needed = with_factors(named, self.products)
         if self.stems is None:
             return self._with_products(self._from_trunk(inputs, needed), named)
@@ -129,7 +132,13 @@ class MultiTaskModel(nn.Module):
     ) -> dict[str, Tensor]:
         """The outputs from what `representation` returned: `forward` in two steps."""
         named = self._named(tasks)
+        self._begin()
         return self._with_products(self._transformed(representation, with_factors(named, self.products)), named)
+
+    def _begin(self) -> None:
+        """Counts a pass, for the gates that change with their number."""
+        for passes in self._passes if self.training else ():
+            passes.count.add_(1)
 
     def _transformed(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
         """The heads' outputs, each task reading its own version of the representation."""

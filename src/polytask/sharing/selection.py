@@ -21,7 +21,7 @@ class Selection(Strict):
     """How scores become weights; a subclass has `kind` and its options.
 
     `weights` are at least 0 and sum to 1 over the experts; `penalty` is what the method adds to the task's loss.
-    `counts`: whether weights change with the number of passes that the gate has made in training.
+    `counts`: whether weights change with the number of passes that the model has begun in training.
     """
 
     counts: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class Selection(Strict):
     def weights_after(
         self, passes: Tensor, scores: Float[Tensor, "*rows scores"], experts: int
     ) -> Float[Tensor, "*rows experts"]:
-        """The weights when the gate has made so many passes in training, for a selection that `counts`."""
+        """The weights in pass number `passes` in training, or after it, for a selection that `counts`."""
         raise NotImplementedError
 
     def penalty(self, scores: Float[Tensor, "*rows scores"], experts: int) -> Tensor | None:
@@ -154,7 +154,7 @@ class DenseToSparse(Selection):
 
     Source: Nie et al. 2021, arXiv:2112.14397 (EvoMoE), its dense-to-sparse gate.
     Departures: no Gumbel noise; the temperature falls geometrically; the numbers are ours, as the paper's text was not
-    at hand. A pass is one of the gate's in training mode.
+    at hand. A pass is one of the model's in training mode.
     """
 
     counts: ClassVar[bool] = True
