@@ -1,6 +1,7 @@
 """Feature pyramids, the models that give them, decoders, and what each says about a mistake."""
 
 import re
+from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,6 +106,31 @@ def test_a_model_of_timms_interface_is_an_encoder() -> None:
     assert model(inputs_of("mtan", 2))["topic"].shape == (2, 8, 12, 4)
     with pytest.raises(BadValue, match="timm_pyramid: model is 'Linear'; allowed: one made with features_only=True"):
         timm_pyramid(nn.Linear(1, 1))
+
+
+class Layout(StrEnum):
+    """As timm's own."""
+
+    LAST = "NHWC"
+    SEQUENCE = "NLC"
+
+
+class LastStages(Stages):
+    output_fmt: Any = Layout.LAST
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [each.permute(0, 2, 3, 1) for each in super().forward(x)]
+
+
+def test_a_model_of_timms_interface_may_give_its_channels_last() -> None:
+    stages, last = Stages(), LastStages()
+    last.load_state_dict(stages.state_dict())
+    image = {"image": uniform(0, 2, 3, 8, 12)}
+    first, found = (build_from_factory(lambda made=made: timm_pyramid(made), PICTURES) for made in (stages, last))
+    assert all(torch.equal(one, other) for one, other in zip(first(image), found(image), strict=True))
+    last.output_fmt = Layout.SEQUENCE
+    with pytest.raises(BadValue, match=r"what LastStages gives is 'NLC'; allowed: maps: NCHW or NHWC"):
+        timm_pyramid(last)
 
 
 def test_hidden_states_of_hugging_face_models_are_encoders() -> None:

@@ -87,12 +87,27 @@ class PyramidEncoder(nn.Module):
         return list(self.module(image))
 
 
+class ChannelsLast(PyramidEncoder):
+    """One whose module gives maps [B, height, width, channels]."""
+
+    def read(self, image: Float[Tensor, "B C H W"]) -> Levels:
+        return [each.permute(0, 3, 1, 2) for each in self.module(image)]
+
+
 def timm_pyramid(model: nn.Module, key: str = "image") -> PyramidEncoder:
-    """`timm.create_model(name, features_only=True)` as an encoder: `encoder=lambda: timm_pyramid(...)`."""
+    """`timm.create_model(name, features_only=True)` as an encoder: `encoder=lambda: timm_pyramid(...)`.
+
+    Some models of timm give their channels last (Swin, MambaOut), and say so: `model.output_fmt`.
+    """
     about: Any = getattr(model, "feature_info", None)
     if about is None or not callable(getattr(about, "channels", None)):
         raise BadValue("timm_pyramid: model", type(model).__name__, "one made with features_only=True")
-    return PyramidEncoder(model, about.channels(), about.reduction(), key)
+    layout: Any = getattr(model, "output_fmt", "NCHW")  # a string, or an enumeration of strings
+    adapters = {"NCHW": PyramidEncoder, "NHWC": ChannelsLast}
+    if layout not in adapters:
+        found = getattr(layout, "value", layout)
+        raise BadValue(f"timm_pyramid: what {type(model).__name__} gives", found, "maps: NCHW or NHWC")
+    return adapters[layout](model, about.channels(), about.reduction(), key)
 
 
 class HiddenStates(PyramidEncoder):
