@@ -10,6 +10,7 @@ from torch import nn
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import CheckpointError, DataError, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
+from polytask.core.outputs import OutputSchema
 from polytask.core.validation import validated
 from polytask.evaluation.routed import RoutedModel
 from polytask.merging.routers import read_router
@@ -259,7 +260,7 @@ def model_of(config: Mapping[str, Any], encoder: Callable[..., nn.Module] | None
     return build_model(
         spec,
         {name: InputSchema.from_json(schema) for name, schema in config["schemas"].items()},
-        config["outputs"],
+        {task: OutputSchema.from_json(schema) for task, schema in config["outputs"].items()},
         config["heads"],
         seed=0,
         encoder=encoder,

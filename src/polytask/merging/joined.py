@@ -16,12 +16,12 @@ from polytask.merging.opening import Opened
 def joined(inputs: Inputs, donor: Opened) -> dict[str, bytes | Path]:
     """name -> content, or the file to copy; the merged directory then predicts every task of every input."""
     checkpoints = {name: read_checkpoint(model.path) for name, model in inputs.tasks.items()}
-    outputs: dict[str, int] = {}
+    outputs: dict[str, Any] = {}
     heads: dict[str, list[int]] = {}
     for name, checkpoint in checkpoints.items():
-        for task, width in checkpoint.config["outputs"].items():
+        for task, schema in checkpoint.config["outputs"].items():
             hidden = checkpoint.config["heads"][task]
-            if outputs.setdefault(task, width) != width or heads.setdefault(task, hidden) != hidden:
+            if outputs.setdefault(task, schema) != schema or heads.setdefault(task, hidden) != hidden:
                 raise Inconsistent(f"{name}: its head of task {task!r} is not like that of an input before it")
     sources, origins = _sources(checkpoints)
     stored = [checkpoint.inputs for checkpoint in checkpoints.values()]

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
 
 from polytask.core.errors import MissingInput
 from polytask.sharing.contract import MakeEncoder, Sharing
@@ -17,6 +16,7 @@ from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Activation, Stack, TaskModules, dense_layers, seeded
 from polytask.sharing.spec import SharingOptions
 from polytask.sharing.task_tokens import check_heads
+from polytask.sharing.transformer_blocks import Reading
 
 
 class APEM(Sharing):
@@ -117,22 +117,3 @@ class SetLayer(nn.Module):
         else:
             mean = (x * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         return x * self.excitation(mean).sigmoid().unsqueeze(1)
-
-
-class Reading(nn.Module):
-    """Attention of some vectors to others."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.outwards = nn.Linear(width, width)
-
-    def forward(
-        self, readers: Float[Tensor, "B M d"], read: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"] | None
-    ) -> Float[Tensor, "B M d"]:
-        queries = self.queries(readers).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        keys, values = self.keys_values(read).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        allowed = None if mask is None else mask[:, None, None, :]
-        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
-        return self.outwards(found.transpose(1, 2).flatten(2))

@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.core.inputs import InputSchema
+from polytask.core.outputs import OutputSchema
 from polytask.sharing.dense.decoders import Decoders
 from polytask.sharing.encoders.contract import Encoder
+from polytask.sharing.layers import Head
 from polytask.sharing.spec import DecoderSpec, EncoderOptions, SharingOptions
 
 
@@ -34,8 +36,9 @@ class Sharing(nn.Module):
     """How tasks share an encoder.
 
     A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`;
-    what belongs to one task only lies in `TaskModules`, started from `seeded(seed, what, task)`, so that it depends on
-    no other task.
+    `tasks` maps names, in order, to what their outputs stand for (None where only what others read of a task is left),
+    and most need the names alone. What belongs to one task only lies in `TaskModules`, started from `seeded(seed, what,
+    task)`, so that it depends on no other task.
     """
 
     width: int
@@ -88,6 +91,10 @@ class Sharing(nn.Module):
     def condition(self, task: str) -> str | None:
         """What tells the network that it works for this task, in words; None where it is not told."""
         return None
+
+    def head(self, task: str, outputs: OutputSchema, hidden_sizes: tuple[int, ...]) -> nn.Module:
+        """What makes a task's outputs of its features: layers of its own, unless the architecture brings others."""
+        return Head(self.width, outputs.width, hidden_sizes)
 
     def note_outputs(self, outputs: Mapping[str, Tensor]) -> None:
         """Called with what the heads made, {task: [B] or [B, outputs]}, while somebody listens: a method's own term on

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.core.inputs import InputSchema
+from polytask.core.outputs import OutputSchema
 from polytask.sharing.attachments.contract import Attachment, attached
 from polytask.sharing.contract import Sharing
 from polytask.sharing.encoders.blocks import as_they_are
@@ -16,7 +17,7 @@ from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, b
 from polytask.sharing.encoders.mlp import MLP
 from polytask.sharing.gates import Passes
 from polytask.sharing.initialise import Start, initialise_from
-from polytask.sharing.layers import Head, TaskModules, seeded
+from polytask.sharing.layers import TaskModules, seeded
 from polytask.sharing.names import SHARING
 from polytask.sharing.products import check_products, product_log_odds, with_factors
 from polytask.sharing.spec import AttachmentOptions, EncoderOptions, ModelSpec
@@ -181,7 +182,7 @@ class MultiTaskModel(nn.Module):
 def build_model(
     spec: ModelSpec,
     schema: InputSchema | Mapping[str, InputSchema],
-    outputs: Mapping[str, int],
+    outputs: Mapping[str, int | OutputSchema],
     heads: Mapping[str, Iterable[int]] | None = None,
     *,
     seed: int,
@@ -199,7 +200,8 @@ def build_model(
     Args:
         spec: the recipe's `model:`.
         schema: the inputs, of every source or by source.
-        outputs: task -> width of its head's output, in order.
+        outputs: task -> how many outputs it has, in order, or what they stand for (a number alone is taken as
+            `OutputSchema.of` says).
         heads: task -> hidden sizes of its head; a task that is not named has none.
         encoder: a factory instead of `spec.encoder`.
         attachments: options of those that belong to the model.
@@ -209,8 +211,9 @@ def build_model(
     """
     products, heads = dict(products or {}), dict(heads or {})
     _check_tasks(outputs, heads)
-    check_products(products, outputs)
-    tasks = [task for task in outputs if task not in products]
+    said = {task: OutputSchema.of(each) if isinstance(each, int) else each for task, each in outputs.items()}
+    check_products(products, {task: each.width for task, each in said.items()})
+    tasks = {task: each for task, each in said.items() if task not in products}
     schemas = {"data": schema} if isinstance(schema, InputSchema) else dict(schema)
     stems = None
     if spec.stems is not None:
@@ -220,14 +223,14 @@ def build_model(
     read = one_schema(schemas) if stems is None else stems.trunk_schema
     architecture = SHARING.find(spec.sharing.kind)
     make_encoder = _EncoderMaker(spec, read, seed, encoder, architecture.reads)
-    sharing_tasks = _checked_tasks(tasks, sharing_tasks)
-    sharing = architecture(make_encoder, sharing_tasks, spec.sharing, seed)
+    sharing_tasks = _checked_tasks(list(tasks), sharing_tasks)
+    sharing = architecture(make_encoder, {task: tasks.get(task) for task in sharing_tasks}, spec.sharing, seed)
     modules = TaskModules()
-    for task in tasks:
+    for task, stands_for in tasks.items():
         with seeded(seed, "head", task):
-            modules[task] = Head(sharing.width, outputs[task], tuple(heads.get(task, ())))
+            modules[task] = sharing.head(task, stands_for, tuple(heads.get(task, ())))
     resolved = _resolved(spec, sharing, stems)
-    transforms = attached(attachments, sharing, tasks, seed)
+    transforms = attached(attachments, sharing, list(tasks), seed)
     model = MultiTaskModel(sharing, modules, resolved, transforms, stems, products, list(outputs), sharing_tasks)
     if spec.init_from is not None:
         model.start = initialise_from(model, spec.init_from)
@@ -269,10 +272,11 @@ def _options_read(module: nn.Module) -> EncoderOptions | None:
     return next((options for options in found if isinstance(options, EncoderOptions)), None)
 
 
-def _check_tasks(outputs: Mapping[str, int], heads: Mapping[str, Any]) -> None:
+def _check_tasks(outputs: Mapping[str, int | OutputSchema], heads: Mapping[str, Any]) -> None:
     if not outputs:
         raise BadValue("the tasks of a model", [], "at least one task with its number of outputs")
-    for task, width in outputs.items():
+    for task, each in outputs.items():
+        width = each.width if isinstance(each, OutputSchema) else each
         if not isinstance(width, int) or width < 1:
             raise BadValue(f"outputs of task {task!r}", width, "a positive int")
     for task in heads:

@@ -129,13 +129,15 @@ class Block(Attention):
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float, reader: str) -> None:
         super().__init__(width, heads, dropout, reader)
         self.network_norm = nn.LayerNorm(width)
-        self.network = nn.Sequential(
-            nn.Linear(width, feedforward * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(feedforward * width, width),
-        )
+        self.network = feedforward_network(width, feedforward, dropout)
 
     def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None) -> Float[Tensor, "B L d"]:
         x = self.read(x, allowed)
         return x + self.network(self.network_norm(x))
+
+
+def feedforward_network(width: int, times: int, dropout: float) -> nn.Sequential:
+    """Two layers, the inner one `times` as wide as a token."""
+    return nn.Sequential(
+        nn.Linear(width, times * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(times * width, width)
+    )

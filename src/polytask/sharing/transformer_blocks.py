@@ -1,6 +1,9 @@
-"""The options of a transformer over the tokens of a row, and its blocks."""
+"""The options of a transformer over the tokens of a row, and what its blocks are made of."""
 
+from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
 
 from polytask.sharing.layers import Stack
 from polytask.sharing.spec import EncoderOptions, SharingOptions
@@ -32,3 +35,22 @@ def blocks(width: int, options: TransformerOptions | EncoderBlocks) -> Stack[Blo
     reader = f"{'sharing' if isinstance(options, SharingOptions) else 'encoder'} {options.kind!r}"
     numbers = options.heads, options.feedforward, options.dropout
     return Stack(Block(width, *numbers, reader) for _ in range(options.layers))
+
+
+class Reading(nn.Module):
+    """Attention of some vectors to others."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.outwards = nn.Linear(width, width)
+
+    def forward(
+        self, readers: Float[Tensor, "B M d"], read: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"] | None
+    ) -> Float[Tensor, "B M d"]:
+        queries = self.queries(readers).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        keys, values = self.keys_values(read).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        allowed = None if mask is None else mask[:, None, None, :]
+        found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
+        return self.outwards(found.transpose(1, 2).flatten(2))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from polytask.core.outputs import OutputSchema
     from polytask.tasks.target import Target
     from polytask.tasks.task import Task
 
@@ -45,7 +46,7 @@ class Kind:
         metrics: names in `polytask.tasks.metrics.METRICS` that a task may choose; the first is the default.
         companions: the metrics that are always reported beside the chosen one.
         fit: (task, frames of the training split, place for messages) -> the fitted Target.
-        width: how many outputs a head has.
+        schema: how many outputs there are, and what they stand for.
         encode: (target, frame, place) -> labels, present (see `polytask.tasks.examples.Batch`).
         decode: (target, outputs on the CPU in float64) -> column -> one value a row.
         options: which of the fields `labels`, `positive`, `at_least` and `classes` of a task this kind reads.
@@ -57,7 +58,7 @@ class Kind:
     metrics: tuple[str, ...]
     companions: tuple[str, ...]
     fit: "Callable[[Task, Iterable[Any], str | None], Target]"
-    width: "Callable[[Target], int]"
+    schema: "Callable[[Target], OutputSchema]"
     encode: "Callable[[Target, Any, str | None], tuple[Tensor, Tensor]]"
     decode: "Callable[[Target, Tensor], dict[str, np.ndarray]]"
     options: tuple[str, ...] = ()

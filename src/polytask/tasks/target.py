@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import DataError, NotFinite
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.labels.columns import read_groups
 from polytask.tasks.losses import GROUPED_LOSSES, LOSSES, ordered_pairs
 from polytask.tasks.metrics import METRICS
@@ -58,7 +59,12 @@ class Target:
     @property
     def outputs(self) -> int:
         """How many numbers a head gives a row."""
-        return self.task.behaviour.width(self)
+        return self.schema.width
+
+    @property
+    def schema(self) -> OutputSchema:
+        """What these numbers stand for."""
+        return self.task.behaviour.schema(self)
 
     def encode(self, frame: Any, place: str | None = None) -> tuple[Tensor, Tensor]:
         """(labels, present) of a frame's rows, as `polytask.tasks.examples.Batch` has them."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polytask.sharing.dense.decoders import resized
+from polytask.sharing.dense.decoders import resized_outputs
 from polytask.sharing.layers import Head, NamedModules, TaskModules, seeded
 from polytask.sharing.tape import note_guess, noted_features
 
@@ -62,12 +62,5 @@ class WithAuxiliary(nn.Module):
             read = {place: noted[place, task] for place in self.places[task] if (place, task) in noted}
             for place, maps in read.items():
                 guess = self.places[task][place](maps.movedim(1, -1))
-                note_guess(task, self.weight / len(read), _as_large(guess, output))
+                note_guess(task, self.weight / len(read), resized_outputs(guess, (output.shape[1], output.shape[2])))
         return outputs
-
-
-def _as_large(guess: Tensor, output: Tensor) -> Tensor:
-    """[B, h, w] or [B, h, w, outputs] at the resolution of [B, H, W] or [B, H, W, outputs]."""
-    maps = guess.unsqueeze(1) if guess.dim() == 3 else guess.movedim(-1, 1)
-    large = resized(maps, (output.shape[1], output.shape[2]))
-    return large.squeeze(1) if guess.dim() == 3 else large.movedim(1, -1)

@@ -105,7 +105,7 @@ class Job:
     def _built(
         self, spec: ModelSpec, targets: Mapping[str, Target], sharing_tasks: Sequence[str] | None = None
     ) -> MultiTaskModel:
-        outputs = {task: target.outputs for task, target in targets.items()}
+        outputs = {task: target.schema for task, target in targets.items()}
         heads = {task: target.task.head.hidden_sizes for task, target in targets.items()}
         return build_model(
             spec,
@@ -164,7 +164,7 @@ class Job:
             "attachments": [each.model_dump(mode="json") for each in self.attachments],
             "schemas": {name: schema.to_json() for name, schema in self.schemas.items()},
             "sources": {task: _one_or_all(self.sources[task]) for task in targets},
-            "outputs": {task: target.outputs for task, target in targets.items()},
+            "outputs": {task: target.schema.to_json() for task, target in targets.items()},
             "products": {task: list(factors) for task, factors in products_of(targets).items()},
             "heads": {task: list(target.task.head.hidden_sizes) for task, target in targets.items()},
             "sharing_tasks": sharing_tasks_of(model, targets),

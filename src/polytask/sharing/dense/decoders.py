@@ -66,15 +66,9 @@ class Decoders(nn.Module):
         channels = [shape[0] for shape in encoder.shapes] if channels is None else list(channels)
         self.width, self.shapes = spec.width, list(encoder.shapes)
         self.auxiliary = {f"level.{level}": spec.width for level in range(1, len(channels))}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.sizes = output_sizes(encoder, tasks, spec)
         self.decoders: TaskModules[nn.Module] = TaskModules()
-        for task in tasks:
-            height, width = encoder.size
-            stride = spec.strides.get(task, 1)
-            if stride > min(height, width):
-                where = f"model.decoder.strides of task {task!r}"
-                raise BadValue(where, stride, f"at most the image's smaller side, {min(height, width)}")
-            self.sizes[task] = (-(-height // stride), -(-width // stride))
+        for task in self.sizes:
             with seeded(seed, "decoder", task):
                 self.decoders[task] = make(channels, spec.width)
 
@@ -93,14 +87,32 @@ class Decoders(nn.Module):
         return {task: resized(each, self.sizes[task]).movedim(1, -1) for task, each in maps.items()}
 
 
+def output_sizes(encoder: Any, tasks: Iterable[str], spec: DecoderSpec) -> dict[str, tuple[int, int]]:
+    """{task: height and width of its outputs}, from the size of the image and the task's stride."""
+    height, width = encoder.size
+    sizes: dict[str, tuple[int, int]] = {}
+    for task in tasks:
+        stride = spec.strides.get(task, 1)
+        if stride > min(height, width):
+            where = f"model.decoder.strides of task {task!r}"
+            raise BadValue(where, stride, f"at most the image's smaller side, {min(height, width)}")
+        sizes[task] = (-(-height // stride), -(-width // stride))
+    return sizes
+
+
 def decoders_for(encoder: nn.Module, tasks: Iterable[str], spec: DecoderSpec | None, seed: int) -> Decoders | None:
     """Decoders where the encoder gives a pyramid, else None; BadValue for decoders of anything else."""
     gives = getattr(encoder, "gives", "vector")
     if gives == "pyramid":
         return Decoders(encoder, tasks, spec or DecoderSpec(), seed)
+    refuse_decoder(gives, spec)
+    return None
+
+
+def refuse_decoder(gives: str, spec: DecoderSpec | None) -> None:
+    """BadValue where a recipe has decoders and the encoder gives no pyramid."""
     if spec is not None:
         raise BadValue("model.decoder", spec.model_dump(), f"nothing, as the encoder gives a {gives} and no pyramid")
-    return None
 
 
 def resized(maps: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
@@ -108,3 +120,10 @@ def resized(maps: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tens
     if tuple(maps.shape[2:]) == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def resized_outputs(outputs: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, h, w] or [B, h, w, outputs] with maps of that size."""
+    if outputs.dim() == 3:
+        return resized(outputs.unsqueeze(1), size).squeeze(1)
+    return resized(outputs.movedim(-1, 1), size).movedim(1, -1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import BadValue, DataError, nearest
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import check_comparable, found_values, locate, read_labels
 from polytask.tasks.target import Target
@@ -92,7 +93,7 @@ KIND = Kind(
     metrics=(*METRICS, "grouped_auroc"),
     companions=(*METRICS, "grouped_auroc"),
     fit=_fit,
-    width=lambda target: 1,
+    schema=lambda target: OutputSchema("flags", target.task.label_columns),
     encode=_encode,
     decode=lambda target, outputs: {target.task.name: outputs.sigmoid().numpy()},
     options=("positive", "at_least"),

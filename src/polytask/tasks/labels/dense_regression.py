@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import locate
 from polytask.tasks.labels.maps import read_maps
@@ -39,7 +40,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=lambda task, frames, place: fitted(task, frames, place, 1),
-    width=lambda target: 1,
+    schema=lambda target: OutputSchema("numbers", target.task.label_columns),
     encode=lambda target, frame, place: encoded(target, frame, place, 1),
     decode=lambda target, outputs: {target.task.name: outputs.numpy()},
 )

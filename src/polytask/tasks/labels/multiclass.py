@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import DataError, nearest
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import check_comparable, found_values, locate, read_labels
 from polytask.tasks.target import Target
@@ -95,12 +96,17 @@ def _decode(target: Target, outputs: Tensor) -> dict[str, np.ndarray]:
     return columns | {f"{name}.{value}": probabilities[:, index] for index, value in enumerate(target.classes)}
 
 
+def choice(target: Target) -> OutputSchema:
+    """One of the classes."""
+    return OutputSchema("choice", tuple(str(value) for value in target.classes))
+
+
 KIND = Kind(
     losses=("cross_entropy",),
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    width=lambda target: len(target.classes),
+    schema=choice,
     encode=_encode,
     decode=_decode,
     options=("classes",),

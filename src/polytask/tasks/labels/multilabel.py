@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.binary import METRICS, read_binary
 from polytask.tasks.labels.columns import locate
@@ -49,7 +50,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    width=lambda target: len(target.task.label_columns),
+    schema=lambda target: OutputSchema("flags", target.task.label_columns),
     encode=_encode,
     decode=_decode,
     options=("labels",),

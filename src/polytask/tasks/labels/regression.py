@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import DataError
+from polytask.core.outputs import STANDARDISED, OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import found_values, locate, read_labels
 from polytask.tasks.target import Target
@@ -69,12 +70,17 @@ def _to_units(target: Target, values: Tensor) -> Tensor:
     return values.to(torch.float64) * target.std + target.mean
 
 
+def standardised(target: Target) -> OutputSchema:
+    """One number, as the loss sees the label."""
+    return OutputSchema("numbers", target.task.label_columns, STANDARDISED)
+
+
 KIND = Kind(
     losses=("mean_squared_error", "l1", "huber"),
     metrics=METRICS,
     companions=METRICS,
     fit=fitted,
-    width=lambda target: 1,
+    schema=standardised,
     encode=encoded,
     decode=lambda target, outputs: {target.task.name: _to_units(target, outputs).numpy()},
     to_units=_to_units,

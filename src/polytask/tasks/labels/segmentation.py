@@ -11,6 +11,7 @@ from polytask.core.errors import DataError
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.columns import found_values, locate
 from polytask.tasks.labels.maps import read_maps
+from polytask.tasks.labels.multiclass import choice
 from polytask.tasks.target import Target
 from polytask.tasks.task import Task
 
@@ -65,7 +66,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    width=lambda target: len(target.classes),
+    schema=choice,
     encode=_encode,
     decode=_decode,
     options=("classes",),

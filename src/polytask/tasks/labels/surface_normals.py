@@ -2,6 +2,7 @@
 
 from torch.nn import functional as F
 
+from polytask.core.outputs import OutputSchema
 from polytask.tasks.kinds import Kind
 from polytask.tasks.labels.dense_regression import encoded, fitted
 
@@ -12,7 +13,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=lambda task, frames, place: fitted(task, frames, place, 3),
-    width=lambda target: 3,
+    schema=lambda target: OutputSchema("numbers", ("x", "y", "z"), (-1.0, 1.0)),
     encode=lambda target, frame, place: encoded(target, frame, place, 3),
     decode=lambda target, outputs: {target.task.name: F.normalize(outputs, dim=-1).numpy()},
 )
