@@ -47,6 +47,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "apem": {"kind": "apem", "points": 3, "heads": 2, "hidden_sizes": [7, 6]},
     "m2trec": {"kind": "m2trec", "heads": 2},
     "task_tokens": {"kind": "task_tokens", "heads": 2},
+    "text_to_text": {"kind": "text_to_text", "heads": 2, "bins": 5, "limits": {"depth": [0, 4]}},
     "safe": {"kind": "safe", "start": 0.3},
     "mtan": {"kind": "mtan"},
     "pad": {"kind": "pad"},
@@ -74,8 +75,9 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "domain_experts": {"kind": "domain_experts", "groups": GROUPS, "own": ["layers.2.*"]},
     "single": {"kind": "single"},
 }
+PYRAMIDS = ("hard", "single", "task_tokens", "mod_squad", "text_to_text")
 VARIANTS = {
-    **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in ("hard", "single", "task_tokens", "mod_squad")},
+    **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in PYRAMIDS},
     "film inside a table": {"kind": "film", "hidden_sizes": [6], "inner": ["layers.0"], "deviation": 0.3},
     "film inside a pyramid": {"kind": "film", "hidden_sizes": [], "inner": ["levels.?"], "deviation": 0.3},
 }
@@ -129,13 +131,18 @@ def table_model(
     sharing_tasks: list[str] | None = None,
     **encoder: Any,
 ) -> MultiTaskModel:
-    heads = {"topic": [9]} if "topic" in outputs else {}
+    heads = heads_of(sharing if isinstance(sharing, str) else sharing["kind"], outputs)
     options = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8], **encoder}
     if isinstance(sharing, dict) and SHARING.find(sharing["kind"]).reads[0] == "sequence":
         options = {"kind": "columns", "width": 8}
     return build_model(
         ModelSpec(encoder=options, sharing=sharing), TABLE, outputs, heads, seed=seed, sharing_tasks=sharing_tasks
     )
+
+
+def heads_of(kind: str, outputs: dict[str, int] = OUTPUTS) -> dict[str, list[int]]:
+    """The hidden layers of heads, where an architecture leaves heads to the tasks."""
+    return {"topic": [9]} if "topic" in outputs and kind != "text_to_text" else {}
 
 
 def on_pictures(case: str) -> bool:
@@ -161,7 +168,7 @@ def model_of(
     sharing = options_of(case)
     if not on_pictures(case):
         return table_model(sharing, seed, outputs, sharing_tasks, **encoder)
-    heads = {"topic": [9]} if "topic" in outputs else {}
+    heads = heads_of(sharing["kind"], outputs)
     options = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1, **encoder}
     spec = ModelSpec.model_validate({"encoder": options, "sharing": sharing, "decoder": DECODER})
     return build_model(spec, PICTURES, outputs, heads, seed=seed, sharing_tasks=sharing_tasks)

@@ -55,6 +55,8 @@ def mmoe_reference(tensors: dict[str, Tensor], inputs: dict[str, Tensor], task: 
 
 
 def head_reference(tensors: dict[str, Tensor], task: str, features: Tensor) -> Tensor:
+    if f"heads.{task}.output.weight" not in tensors:
+        return features  # the architecture has made outputs of them
     if task == "topic":
         features = dense(tensors, "heads.topic.hidden", features, (0,))
     outputs = features @ tensors[f"heads.{task}.output.weight"].T + tensors[f"heads.{task}.output.bias"]

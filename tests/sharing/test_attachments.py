@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, table_inputs, uniform
+from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, heads_of, table_inputs, uniform
 from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, NotFinite, UnknownName
@@ -39,7 +39,7 @@ def model_with(*kinds: str, sharing: str = "hard", seed: int = 0) -> MultiTaskMo
     spec = ModelSpec(
         encoder={"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8]}, sharing=SHARING_OPTIONS[sharing]
     )
-    return build_model(spec, TABLE, OUTPUTS, {"topic": [9]}, seed=seed, attachments=options)
+    return build_model(spec, TABLE, OUTPUTS, heads_of(sharing), seed=seed, attachments=options)
 
 
 def test_every_attachment_has_options_here() -> None:

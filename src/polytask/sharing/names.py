@@ -40,6 +40,7 @@ SHARING = Catalogue(
         "apem": "polytask.sharing.apem:APEM",
         "m2trec": "polytask.sharing.m2trec:M2TRec",
         "task_tokens": "polytask.sharing.task_tokens:TaskTokens",
+        "text_to_text": "polytask.sharing.text_to_text:TextToText",
         "safe": "polytask.sharing.safe:Safe",
         "mtan": "polytask.sharing.dense.mtan:MTAN",
         "pad": "polytask.sharing.dense.pad:PAD",
