@@ -125,8 +125,7 @@ def _partition(
     weights = expit(theta)
     weight = weights[data.tasks][:, None]
     raw += weight * sums[0] + (1 - weight) * sums[1]
-    if (
-        np.mean(weights > (weights.min() + weights.max()) / 2) > 0.5
-    ):  # most tasks lean to the first: they are no outliers
+    leans_to_first = weights > (weights.min() + weights.max()) / 2
+    if leans_to_first.mean() > 0.5:  # most tasks do: they are no outliers
         return banks[1], banks[0], 1 - weights
     return banks[0], banks[1], weights

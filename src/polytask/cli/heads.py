@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from polytask.cli.options import Out, comma_separated
+from polytask.cli.options import DataDir, Out, Root, Source, comma_separated, data_folder
 
 ATTACH_EXAMPLES = ("polytask heads attach runs/first --from runs/new-task --out both",)
+TRIM_EXAMPLES = ("polytask heads trim runs/first --data rows.csv --out trimmed --threshold 0.01",)
 DETACH_EXAMPLES = ("polytask heads detach runs/first --tasks click --out smaller",)
 
 Model = Annotated[Path, typer.Argument(metavar="DIR", help="What `train` wrote, or one of its checkpoints.")]
@@ -41,6 +42,33 @@ def detach(
     from polytask.evaluation.heads import detach as run
 
     run(model, comma_separated(tasks) or [], out)
+    console().print(_said(out), soft_wrap=True, markup=False)
+
+
+def trim(
+    model: Model,
+    *,
+    data: Annotated[str, typer.Option("--data", metavar="TABLE", help="Rows: .parquet, .csv or .npz.")],
+    out: Out,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", metavar="SHARE", help="Of a task's tokens that must use an expert, and more."),
+    ] = 0.0,
+    source: Source = None,
+    root: Root = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a modular model (mod_squad) without the experts that its tasks do not use on these rows."""
+    import polars
+
+    from polytask.cli.showing import console
+    from polytask.cli.tables import open_for
+    from polytask.evaluation.heads import trim as run
+    from polytask.evaluation.trained import load
+
+    trained = load(model)
+    rows = open_for(trained, data, data_folder(data_dir), trained.columns(None, source), root)
+    run(model, polars.concat([frame for frame, _ in rows]), out, threshold=threshold, source=source)
     console().print(_said(out), soft_wrap=True, markup=False)
 
 

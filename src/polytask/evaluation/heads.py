@@ -62,19 +62,21 @@ def trim(
     out: str | Path,
     *,
     threshold: float = 0.0,
+    source: str | None = None,
     encoder: EncoderFactory | None = None,
 ) -> Path:
     """Writes the model without the experts that its tasks do not use on these rows; see `polytask.sharing.trimming`.
 
     Args:
         directory: a run or checkpoint, with sharing `mod_squad`.
-        rows: a frame or mapping with the columns that its sources read; each task's rows are all of them.
+        rows: a frame or mapping with the columns that the model reads; each task's rows are all of them.
+        source: of which the rows are; the tasks of others keep all their experts. None: of every source.
         threshold: the share of a task's tokens that an expert must be used by, and more, to stay.
         out, encoder: as for `detach`.
     """
     checkpoint = read_checkpoint(resolve(Path(directory)))
     trained = load(checkpoint.path, encoder=encoder)
-    model = trimmed(_model(checkpoint, encoder), trained.pieces(rows), threshold=threshold)
+    model = trimmed(_model(checkpoint, encoder), trained.pieces(rows, source), threshold=threshold)
     parts = _of_tasks(checkpoint, list(checkpoint.config["outputs"]))
     parts["config"]["model"] = _spec_of(model, model.sharing_tasks)
     return _write(out, checkpoint.tensors(), parts, model, [checkpoint])

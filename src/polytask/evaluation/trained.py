@@ -159,12 +159,17 @@ class Trained:
             found |= self._forward(model, self._preprocessors[source].transform(frame, place), here, frame.height)
         return {task: found[task] for task in wanted}
 
-    def pieces(self, rows: Any) -> Iterator[tuple[list[str], dict[str, torch.Tensor], str | None]]:
-        """(tasks, what is read of some of these rows for them, by which stem), source after source."""
-        frame = _frame(rows)
-        for source, here in self._readers(list(self.targets)).items():
-            for inputs in self._batches(self._preprocessors[source].transform(frame), frame.height):
-                yield here, inputs, named_stem(self.model, source).get("stem")
+    def pieces(
+        self, rows: Any, source: str | None = None
+    ) -> Iterator[tuple[list[str], dict[str, torch.Tensor], str | None]]:
+        """(tasks, what is read of some of these rows for them, by which stem), of the source that the rows are of
+        (None: one source after the other)."""
+        frame, readers = _frame(rows), self._readers(list(self.targets))
+        if source is not None and source not in readers:
+            raise UnknownName("source", source, readers, str(self.path))
+        for name in readers if source is None else [source]:
+            for inputs in self._batches(self._preprocessors[name].transform(frame), frame.height):
+                yield readers[name], inputs, named_stem(self.model, name).get("stem")
 
     def _readers(self, tasks: list[str]) -> dict[str, list[str]]:
         """Source -> those of the tasks that it has."""

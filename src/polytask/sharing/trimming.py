@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polytask.core.errors import BadValue
+from polytask.sharing.encoders.contract import evaluating
 from polytask.sharing.mod_squad import ModSquad
 from polytask.sharing.model import MultiTaskModel
 from polytask.sharing.tape import listen
@@ -63,17 +64,14 @@ def _shares(model: MultiTaskModel, rows: Iterable[Piece]) -> dict[str, dict[str,
     counts: dict[tuple[str, str], Tensor] = {}
     tokens: dict[tuple[str, str], int] = {}
     numbers: dict[tuple[str, str], list[int]] = {}
-    was_training = model.training
-    model.eval()
     for tasks, inputs, *stem in rows:
-        with torch.no_grad(), listen() as tape:
+        with evaluating(model), torch.no_grad(), listen() as tape:
             model(inputs, tasks, *stem)
         for key, weights in tape.gates.items():
             used = torch.stack([(column > 0).sum() for column in weights.values()]).double()
             counts[key] = counts[key] + used if key in counts else used
             tokens[key] = tokens.get(key, 0) + len(next(iter(weights.values())))
             numbers[key] = [int(name.rpartition(" ")[2]) for name in weights]
-    model.train(was_training)
     found: dict[str, dict[str, dict[int, float]]] = {}
     for (place, task), used in counts.items():
         share = (used / tokens[place, task]).tolist()
