@@ -28,6 +28,7 @@ BY_LAYER = {
     "film": {"deviation": 0.5},
     "task_embedding": {"embedding": 3},
     "channel_masks": {"active": 0.5, "exponent": 1},
+    "yolor": {"combine": "concatenate", "bases": 2, "deviation": 0.5},
 }
 by_layer = pytest.mark.parametrize("kind", BY_LAYER)
 
@@ -50,14 +51,34 @@ def answers_by_task(model: MultiTaskModel, inputs: dict[str, Tensor]) -> None:
 @by_layer
 def test_vectors_tokens_and_maps_are_changed_by_channel(kind: str) -> None:
     text = model_on({"kind": "transformer", "config": TINY_BERT}, TEXT, kind, ["model.encoder.layer.[01].output"])
-    assert text.sharing.widths == [16, 16]
+    assert text.sharing.widths[-2:] == [16, 16]
     answers_by_task(text, text_inputs([4, 7, 2]))
     pictures = model_on({"kind": "conv", "channels": [4, 8]}, IMAGES, kind, ["convolutions.1"])
-    assert pictures.sharing.widths == [4]
+    assert pictures.sharing.widths[-1] == 4
     answers_by_task(pictures, {"image": uniform(0, 3, 1, 12, 12)})
     pixels = model_on({"kind": "pyramid", "channels": [4, 8]}, PICTURES, kind, ["levels.1"])
     assert pixels.sharing.widths == [8]
     answers_by_task(pixels, {"image": uniform(0, 2, 3, 8, 12)})
+
+
+@pytest.mark.parametrize("bases", [None, 2])
+def test_latents_stand_behind_the_encoder_and_every_further_layer(bases: int | None) -> None:
+    options = {"kind": "yolor", "combine": "add", "bases": bases, "hidden_sizes": [6, 5], "deviation": 0.5}
+    model, inputs = table_model(options), table_inputs(4)
+    sharing, z = model.sharing, model.representation(inputs)
+    own = [sharing.latents["topic"].vector, *(latent.vector for latent in sharing.further_latents["topic"])]
+    if bases is not None:
+        every = [sharing.bases, *(shared.bases for shared in sharing.further)]
+        own = [weights @ of for weights, of in zip(own, every, strict=True)]
+    assert [len(latent) for latent in own] == [8, 6, 5]
+    x = z + own[0]
+    for layer, latent in zip(sharing.layers, own[1:], strict=True):
+        x = torch.relu(layer(x) + latent)
+    torch.testing.assert_close(sharing(inputs, ["topic"])["topic"], x)
+    assert (
+        sharing.condition("topic")
+        == f"a latent of 8 + 6 + 5{f', mixed from {bases}' if bases else ''}, added to what 3 layers give"
+    )
 
 
 def test_layers_above_a_map_are_changed_at_every_pixel() -> None:
