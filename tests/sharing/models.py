@@ -8,6 +8,7 @@ from torch import Tensor
 from polytask.core.inputs import GraphWidths, InputSchema
 from polytask.core.noise import Noise
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model
+from polytask.sharing.contract import Sharing
 
 TABLE = InputSchema(shapes={"numeric": (5,)}, cardinalities=(4, 7, 3), names=("page", "user", "item"))
 IMAGES = InputSchema(shapes={"image": (1, 12, 12)})
@@ -48,6 +49,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "m2trec": {"kind": "m2trec", "heads": 2},
     "task_tokens": {"kind": "task_tokens", "heads": 2},
     "text_to_text": {"kind": "text_to_text", "heads": 2, "bins": 5, "limits": {"depth": [0, 4]}},
+    "one_for_all": {"kind": "one_for_all", "hidden_sizes": [5]},
     "safe": {"kind": "safe", "start": 0.3},
     "mtan": {"kind": "mtan"},
     "pad": {"kind": "pad"},
@@ -142,7 +144,12 @@ def table_model(
 
 def heads_of(kind: str, outputs: dict[str, int] = OUTPUTS) -> dict[str, list[int]]:
     """The hidden layers of heads, where an architecture leaves heads to the tasks."""
-    return {"topic": [9]} if "topic" in outputs and kind != "text_to_text" else {}
+    leaves_heads = SHARING.find(kind).head is Sharing.head
+    return {"topic": [9]} if "topic" in outputs and leaves_heads else {}
+
+
+def on_graphs(case: str) -> bool:
+    return options_of(case)["kind"] == "one_for_all"
 
 
 def on_pictures(case: str) -> bool:
@@ -154,10 +161,14 @@ def options_of(case: str) -> dict[str, Any]:
 
 
 def schema_of(case: str) -> InputSchema:
+    if on_graphs(case):
+        return GRAPHS
     return PICTURES if on_pictures(case) else TABLE
 
 
 def inputs_of(case: str, rows: int, seed: int = 0) -> dict[str, Tensor]:
+    if on_graphs(case):
+        return graph_inputs(rows, seed)
     return {"image": uniform(seed, rows, 3, 8, 12)} if on_pictures(case) else table_inputs(rows, seed)
 
 
@@ -166,9 +177,13 @@ def model_of(
 ) -> MultiTaskModel:
     """The small model that this architecture's tests are about."""
     sharing = options_of(case)
-    if not on_pictures(case):
+    if on_graphs(case):
+        model: dict[str, Any] = {"encoder": {"kind": "gnn", "width": 6, "layers": 2, **encoder}}
+    elif on_pictures(case):
+        options = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1, **encoder}
+        model = {"encoder": options, "decoder": DECODER}
+    else:
         return table_model(sharing, seed, outputs, sharing_tasks, **encoder)
+    spec = ModelSpec.model_validate({**model, "sharing": sharing})
     heads = heads_of(sharing["kind"], outputs)
-    options = {"kind": "pyramid", "channels": [4, 8], "convolutions": 1, **encoder}
-    spec = ModelSpec.model_validate({"encoder": options, "sharing": sharing, "decoder": DECODER})
-    return build_model(spec, PICTURES, outputs, heads, seed=seed, sharing_tasks=sharing_tasks)
+    return build_model(spec, schema_of(case), outputs, heads, seed=seed, sharing_tasks=sharing_tasks)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.sharing.conditioning_references import CONDITIONING_REFERENCES
 from tests.sharing.dense_references import DENSE_REFERENCES
+from tests.sharing.graph_references import GRAPH_REFERENCES
 from tests.sharing.models import CASES, OUTPUTS, SHARING_OPTIONS, heads_of, inputs_of, model_of, on_pictures, schema_of
 from tests.sharing.recommender_references import RECOMMENDER_REFERENCES
 from tests.sharing.references import REFERENCES, head_reference
@@ -22,6 +23,7 @@ references = {
     **REFERENCES,
     **CONDITIONING_REFERENCES,
     **DENSE_REFERENCES,
+    **GRAPH_REFERENCES,
     **RECOMMENDER_REFERENCES,
     **SQUAD_REFERENCES,
     **TEXT_REFERENCES,

@@ -41,6 +41,7 @@ SHARING = Catalogue(
         "m2trec": "polytask.sharing.m2trec:M2TRec",
         "task_tokens": "polytask.sharing.task_tokens:TaskTokens",
         "text_to_text": "polytask.sharing.text_to_text:TextToText",
+        "one_for_all": "polytask.sharing.one_for_all:OneForAll",
         "safe": "polytask.sharing.safe:Safe",
         "mtan": "polytask.sharing.dense.mtan:MTAN",
         "pad": "polytask.sharing.dense.pad:PAD",

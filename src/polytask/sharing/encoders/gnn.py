@@ -48,16 +48,27 @@ class GNN(Encoder):
         require("gnn", schema, ["graph"])
         assert schema.graph is not None
         self.widths, self.pooling, self.width = schema.graph, options.pooling, options.width
+        self.normalization, self.dropout = options.normalization, options.dropout
         self.gives = "sequence" if options.pooling == "none" else "vector"
         self.embedding = nn.Linear(schema.graph.nodes, options.width)
-        self.layers = Stack(GraphLayer(options, schema.graph.edges) for _ in range(options.layers))
+        self.layers = Stack(
+            GraphLayer(self.new_update(), options.aggregate, schema.graph.edges) for _ in range(options.layers)
+        )
+
+    def new_update(self) -> "Update":
+        """Of the kind that each layer has."""
+        return Update(self.width, self.normalization, self.dropout)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor | Tokens:
-        graphs = packed(inputs, self.widths)
+        graphs = self.read(inputs)
         states = self.states(graphs)[-1]
         if self.pooling == "none":
             return Tokens(unpacked(states, graphs), take(inputs, "node_mask"))
         return of_interest(states, graphs, self.pooling)
+
+    def read(self, inputs: Mapping[str, Tensor]) -> "Graphs":
+        """The graphs of a batch; BadValue for inputs whose shapes do not go together."""
+        return packed(inputs, self.widths)
 
     def states(self, graphs: "Graphs") -> list[Float[Tensor, "M d"]]:
         """The nodes' states before the first layer and after each."""
@@ -131,11 +142,11 @@ def joined(values: Float[Tensor, "K d"], place: Int[Tensor, "K"], places: int, j
 class Update(nn.Module):
     """What a node becomes of its own state and what it has read."""
 
-    def __init__(self, options: GNN.Options) -> None:
+    def __init__(self, width: int, normalization: str, dropout: float) -> None:
         super().__init__()
-        self.own = nn.Linear(options.width, options.width)
-        self.norm = nn.LayerNorm(options.width) if options.normalization == "layer" else nn.Identity()
-        self.dropout = nn.Dropout(options.dropout)
+        self.own = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width) if normalization == "layer" else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Float[Tensor, "*B d"], read: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
         return self.dropout(torch.relu(self.norm(self.own(states) + read)))
@@ -144,12 +155,12 @@ class Update(nn.Module):
 class GraphLayer(nn.Module):
     """One round of messages along the edges."""
 
-    def __init__(self, options: GNN.Options, edge_width: int) -> None:
+    def __init__(self, update: Update, aggregate: str, edge_width: int) -> None:
         super().__init__()
-        self.aggregate = options.aggregate
-        self.update = Update(options)
-        self.neighbours = nn.Linear(options.width, options.width, bias=False)
-        self.edges = nn.Linear(edge_width, options.width, bias=False) if edge_width else None
+        self.update, self.aggregate = update, aggregate
+        width = update.own.out_features
+        self.neighbours = nn.Linear(width, width, bias=False)
+        self.edges = nn.Linear(edge_width, width, bias=False) if edge_width else None
 
     def forward(self, states: Float[Tensor, "M d"], graphs: Graphs) -> Float[Tensor, "M d"]:
         messages = states.index_select(0, graphs.source)
