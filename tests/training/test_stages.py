@@ -11,6 +11,7 @@ from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.training.optimizers import factor
 from polytask.training.snapshot import Progress
 from polytask.training.spec import ScheduleSpec
+from polytask.training.trainable import beginning
 
 WARM = {"name": "warm", "trainable": ["heads"], "steps": 2, "batch_size": 32}
 JOINT = {"name": "joint", "steps": 3, "batch_size": 32}
@@ -46,6 +47,15 @@ def test_the_learning_rate_follows_the_schedule(tmp_path):
     train(tmp_path / "run", train__schedule={"kind": "linear", "warmup": 0.5}, train__epochs=2)
     rates = [event["learning_rate"] for event in events(tmp_path / "run", "step")]
     assert rates == pytest.approx([0.01 * each for each in (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3)])
+
+
+def test_own_is_what_belongs_to_one_task():
+    model = job(model__sharing="mmoe").build()
+    every = [name for name, _ in model.named_parameters()]
+    own = [name for name in every if name.startswith(("heads.", "sharing.gates."))]
+    assert beginning(model, every, ["own"], "here") == own
+    with_experts = [name for name in every if name in own or name.startswith("sharing.experts.")]
+    assert beginning(model, every, ["sharing.experts", "own"], "here") == with_experts
 
 
 def test_a_stage_trains_what_it_names_and_nothing_else(tmp_path):

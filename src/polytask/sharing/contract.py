@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from polytask.core.errors import MissingInput
 from polytask.core.inputs import InputSchema
 from polytask.core.outputs import OutputSchema
 from polytask.sharing.dense.decoders import Decoders
@@ -99,3 +100,19 @@ class Sharing(nn.Module):
     def note_outputs(self, outputs: Mapping[str, Tensor]) -> None:
         """Called with what the heads made, {task: [B] or [B, outputs]}, while somebody listens: a method's own term on
         the outputs of several tasks goes on the tape from here."""
+
+
+class ReadsApart(Sharing):
+    """One in which several encoders read the inputs, so that there is no one representation; a subclass has `forward`.
+
+    `reading` says how the inputs are read, for the message.
+    """
+
+    shares = False
+    reading: ClassVar[str]
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
+        raise MissingInput(f"{self.reading}: no representation is shared")
+
+    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
+        return dict.fromkeys(tasks, self.representation({}))

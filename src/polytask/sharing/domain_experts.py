@@ -5,19 +5,18 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from polytask.core.errors import BadValue, MissingInput
-from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.core.errors import BadValue
+from polytask.sharing.contract import MakeEncoder, ReadsApart
 from polytask.sharing.groups import group_of
 from polytask.sharing.layers import NamedModules, TaskModules
 from polytask.sharing.spec import SharingOptions
 
 
-class DomainExperts(Sharing):
+class DomainExperts(ReadsApart):
     """One encoder whose parameters named in `own` exist once for each group of tasks; the rest is shared. All copies
     start from the encoder's own values, pretrained or not.
 
@@ -37,7 +36,7 @@ class DomainExperts(Sharing):
         groups: dict[str, tuple[str, ...]] | None = None
         own: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
 
-    shares = False  # an encoder a domain
+    reading = "sharing 'domain_experts' reads the inputs once a domain"
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
@@ -54,12 +53,6 @@ class DomainExperts(Sharing):
             self.experts[group] = Copies(self.encoder, self.own)
         for name in self.own:
             _leave_place(self.encoder, name)
-
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
-        raise MissingInput("sharing 'domain_experts' reads the inputs once a domain: no representation is shared")
-
-    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(tasks, self.representation({}))
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         found = {

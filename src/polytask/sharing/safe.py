@@ -4,18 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from polytask.core.errors import MissingInput
-from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.contract import MakeEncoder, ReadsApart
 from polytask.sharing.encoders.contract import Encoder
 from polytask.sharing.layers import TaskModules
 from polytask.sharing.spec import SharingOptions
 
 
-class Safe(Sharing):
+class Safe(ReadsApart):
     """h_t = a_t f(x) + (1 - a_t) f_t(x) with a_t in (0, 1) learnt: a task that sharing hurts can leave it.
 
     Source: Yue, Ye, Chen and Zhang 2021, arXiv:2111.10601 (DSMTL): public and private encoders combined by a gate a
@@ -25,7 +23,7 @@ class Safe(Sharing):
     Cost: the shared encoder once, and an encoder for each named task.
     """
 
-    shares = False  # two encoders read the inputs for each task
+    reading = "sharing 'safe' has an encoder a task beside the shared one"
 
     class Options(SharingOptions):
         """Attributes: start of a_t, the share of the shared encoder."""
@@ -42,12 +40,6 @@ class Safe(Sharing):
         for task in tasks:
             self.encoders[task] = make_encoder()
             self.gates[task] = Share(options.start)
-
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
-        raise MissingInput("sharing 'safe' has an encoder a task beside the shared one: no representation is shared")
-
-    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(tasks, self.representation({}))
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         shared = self.encoder(inputs)

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from polytask.core.errors import MissingInput
-from polytask.sharing.contract import MakeEncoder, Sharing
+from polytask.sharing.contract import MakeEncoder, ReadsApart
 from polytask.sharing.encoders.contract import Encoder
 from polytask.sharing.experts import Experts, mixed, run_together
 from polytask.sharing.gates import GateChoice, GateOptions, Gates
@@ -18,7 +16,7 @@ from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import note_experts, numbered
 
 
-class STEM(Sharing):
+class STEM(ReadsApart):
     """Experts read the embeddings of their owner; a task's gate mixes the experts of all, and its gradient reaches its
     own and the shared ones only.
 
@@ -31,7 +29,7 @@ class STEM(Sharing):
     """
 
     isolated = False
-    shares = False  # several encoders: there is no one representation
+    reading = "sharing 'stem' has an encoder a task beside the shared one"
 
     class Options(SharingOptions):
         """Attributes: shared_experts and task_experts, their numbers (the second for each task); hidden_sizes of each;
@@ -63,12 +61,6 @@ class STEM(Sharing):
         choices = dict.fromkeys(self.tasks, self.names)
         self.gates = Gates("experts", self.tasks, width, choices, options.gate, seed)
         self.width = self.shared.width
-
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B d"]:
-        raise MissingInput("sharing 'stem' has an encoder a task beside the shared one: no representation is shared")
-
-    def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(tasks, self.representation({}))
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         shared = self.encoder(inputs)
