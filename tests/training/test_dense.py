@@ -120,7 +120,7 @@ def test_auxiliary_heads_add_the_mean_of_their_losses_to_the_tasks() -> None:
     present = batch.present["depth"]
     guesses = []
     for place in ("level.1", "before"):
-        head = stage.trained.places["depth"][place]
+        head = stage.trained.beside.places["depth"][place]
         small = tape.features[place, "depth"].movedim(1, -1) @ head.output.weight[0] + head.output.bias
         large = torch.nn.functional.interpolate(small[:, None], size=(8, 12), mode="bilinear")[:, 0]
         guesses.append((large - batch.labels["depth"])[present].abs().mean())

@@ -97,6 +97,11 @@ class Sharing(nn.Module):
         """What makes a task's outputs of its features: layers of its own, unless the architecture brings others."""
         return Head(self.width, outputs.width, hidden_sizes)
 
+    def beside(self, seed: int) -> nn.Module | None:
+        """What helps it to learn and is no part of it: a module that is called with the outputs, {task: ...}, after
+        each pass of training, finds on the tape what the pass has noted, and notes the tasks' terms there."""
+        return None
+
     def note_outputs(self, outputs: Mapping[str, Tensor]) -> None:
         """Called with what the heads made, {task: [B] or [B, outputs]}, while somebody listens: a method's own term on
         the outputs of several tasks goes on the tape from here."""

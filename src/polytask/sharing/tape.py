@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Tape:
     guesses: task -> (weight of the loss, outputs of such a head), to be added to the task's loss.
     stages: task -> what its own head may read before the last, with its graph, in order.
     earlier: task -> what its head made of those.
+    notes: name -> what an architecture leaves for what is trained beside it, with its graph.
     shares: task -> the weight of the loss at each of its stages and at the last, where there is one at the earlier too.
     """
 
@@ -36,6 +38,7 @@ class Tape:
     guesses: dict[str, list[tuple[float, Tensor]]] = field(default_factory=dict)
     stages: dict[str, list[Tensor]] = field(default_factory=dict)
     earlier: dict[str, list[Tensor]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -127,3 +130,16 @@ def note_earlier(task: str, outputs: Sequence[Tensor]) -> None:
     tape = _listening.get()
     if tape is not None:
         tape.earlier[task] = list(outputs)
+
+
+def note(name: str, what: Any) -> None:
+    """Called by an architecture with what is trained beside it needs."""
+    tape = _listening.get()
+    if tape is not None:
+        tape.notes[name] = what
+
+
+def noted(name: str) -> Any:
+    """What the pass has noted under this name; None where it has not, or nobody listens."""
+    tape = _listening.get()
+    return None if tape is None else tape.notes.get(name)

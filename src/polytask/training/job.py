@@ -18,7 +18,8 @@ from polytask.sharing.spec import DecoderSpec, check_stems
 from polytask.sharing.stems import one_schema
 from polytask.tasks.data import Data
 from polytask.tasks.target import Target
-from polytask.training.auxiliary import WithAuxiliary
+from polytask.training.auxiliary import AuxiliaryHeads
+from polytask.training.beside import WithBeside
 from polytask.training.generated import OneTask, WithGenerated, generated_names, groups_of, start_of_generator
 from polytask.training.spec import RunSpec, StageSpec
 
@@ -141,16 +142,22 @@ class Job:
         made = build_model(spec, schema, {task: sum(groups)}, seed=seed, encoder=self.encoder)
         return WithGenerated(model, OneTask(made, task), task, groups, seed)
 
-    def with_auxiliary(self, model: MultiTaskModel, stage: StageSpec) -> WithAuxiliary | None:
-        """The model beside the heads that help a stage's tasks in training, where it has places for them."""
+    def with_beside(self, model: MultiTaskModel, stage: StageSpec) -> WithBeside | None:
+        """The model with what helps a stage's tasks in training only: heads on its inner maps, where it has places for
+        them, or what its architecture has of its own."""
+        where = f"stage {stage.name!r}: generated labels"
+        own = model.sharing.beside(self.run.seed)
+        if own is not None:
+            if stage.rule.generated is not None:
+                raise Inconsistent(f"{where} do not go with what {self.model.sharing.kind!r} learns beside the tasks")
+            return WithBeside(model, own)
         weight = (self.model.decoder or DecoderSpec()).auxiliary
         if weight == 0 or not model.sharing.auxiliary:
             return None
         if stage.rule.generated is not None:
-            where = f"stage {stage.name!r}: generated labels"
             raise Inconsistent(f"{where} do not go with auxiliary heads; say model.decoder.auxiliary: 0")
         outputs = {task: target.outputs for task, target in self.targets_of(stage).items()}
-        return WithAuxiliary(model, outputs, weight, self.run.seed)
+        return WithBeside(model, AuxiliaryHeads(model.sharing.auxiliary, outputs, weight, self.run.seed))
 
     def config(self, model: MultiTaskModel, without: Sequence[str] = ()) -> dict[str, Any]:
         """config.json: enough to build the model again, `without` some tasks; `encoder: null` says that it came from a

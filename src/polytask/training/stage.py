@@ -72,11 +72,11 @@ class Stage:
             names = generated_names(spec, self.targets)
             targets |= dict(zip(names, (GeneratedLabels(groups), Spread(groups)), strict=True))
             chosen = [*chosen, *self._generated.own_parameters()]
-        self._auxiliary = job.with_auxiliary(model, spec)
-        if self._auxiliary is not None:
-            self._auxiliary.places.to(devices.device)
-            chosen = [*chosen, *self._auxiliary.own_parameters()]
-        self.trained = self._generated or self._auxiliary or model
+        self._beside = job.with_beside(model, spec)
+        if self._beside is not None:
+            self._beside.beside.to(devices.device)
+            chosen = [*chosen, *self._beside.own_parameters()]
+        self.trained = self._generated or self._beside or model
         self.optimizer = build_optimizer(spec.optimizer, chosen)
         self.attached = Attached(spec.attachments, model, list(self.targets), job.run.seed)
         for kind in self.attached.with_term:
@@ -151,7 +151,7 @@ class Stage:
             "balancer": self.balancer.state_dict(),
             "attached": self.attached.state_dict(),
             "generated": {} if self._generated is None else self._generated.own_state(),
-            "auxiliary": {} if self._auxiliary is None else self._auxiliary.places.state_dict(),
+            "beside": {} if self._beside is None else self._beside.beside.state_dict(),
             "regularizer": {} if self._regularizer is None else self._regularizer.state_dict(),
             "scaler": scaler,
         }
@@ -162,8 +162,8 @@ class Stage:
         self.attached.load_state_dict(values["attached"])
         if self._generated is not None:
             self._generated.load_own_state(values["generated"])
-        if self._auxiliary is not None:
-            self._auxiliary.places.load_state_dict(values["auxiliary"])
+        if self._beside is not None:
+            self._beside.beside.load_state_dict(values["beside"])
         if self._regularizer is not None:
             self._regularizer.load_state_dict(values["regularizer"])
         if self.devices.scaler is not None and values["scaler"] is not None:

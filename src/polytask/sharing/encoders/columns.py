@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import Encoder, Tokens, require, take
+from polytask.sharing.encoders.contract import Encoder, MadeOf, Tokens, require, take
 from polytask.sharing.encoders.tabular import PackedEmbeddings
 from polytask.sharing.spec import EncoderOptions
 
@@ -50,6 +50,8 @@ class Columns(Encoder):
         categories = len(schema.cardinalities)
         deviation = options.deviation or 1 / math.sqrt(options.width)
         self.width, self.tokens = options.width, numbers + categories
+        by_column = tuple(MadeOf(1, classes=classes) for classes in schema.cardinalities)
+        self.made_of = ((MadeOf(numbers, numbers=1),) if numbers else ()) + by_column
         self.weight = nn.Parameter(torch.randn(numbers, options.width) * deviation)
         self.bias = nn.Parameter(torch.randn(numbers + categories, options.width) * deviation)
         self.embeddings: PackedEmbeddings | None = None
@@ -57,19 +59,33 @@ class Columns(Encoder):
             self.embeddings = PackedEmbeddings(schema.cardinalities, [options.width] * categories, deviation)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        numbers, categories = self._read(inputs)
         tokens, seen = [], []
-        if self.shapes:
-            numbers = torch.cat([take(inputs, key, shape) for key, shape in self.shapes.items()], dim=1)
+        if numbers is not None:
             if self.numbers is not None:
                 seen.append(self.numbers.seen(numbers))
-                numbers = numbers[:, self.numbers.values]
-            tokens.append(numbers.unsqueeze(2) * self.weight)
-        if self.embeddings is not None:
-            columns = self.embeddings.columns
-            categories = take(inputs, "categorical", (columns,))
+            tokens.append(self._values(numbers) * self.weight)
+        if self.embeddings is not None and categories is not None:
             seen.append(categories != MISSING)
-            tokens.append(self.embeddings(categories).unflatten(1, (columns, self.width)))
+            tokens.append(self.embeddings(categories).unflatten(1, (categories.shape[1], self.width)))
         return Tokens(torch.cat(tokens, dim=1) + self.bias, None if self.numbers is None else torch.cat(seen, dim=1))
+
+    def raw(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        numbers, categories = self._read(inputs)
+        columns = [] if categories is None else list(categories.split(1, dim=1))
+        return [*([] if numbers is None else [self._values(numbers)]), *columns]
+
+    def _read(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """The numbers of all vectors side by side, and the categories."""
+        vectors = [take(inputs, key, shape) for key, shape in self.shapes.items()]
+        if self.embeddings is None:
+            return torch.cat(vectors, dim=1), None
+        categories = take(inputs, "categorical", (self.embeddings.columns,))
+        return torch.cat(vectors, dim=1) if vectors else None, categories
+
+    def _values(self, numbers: Float[Tensor, "B n"]) -> Float[Tensor, "B m 1"]:
+        """Those that are tokens."""
+        return (numbers if self.numbers is None else numbers[:, self.numbers.values]).unsqueeze(2)
 
 
 class Numbers:

@@ -31,8 +31,20 @@ class Tokens(NamedTuple):
     mask: Tensor | None = None
 
 
+class MadeOf(NamedTuple):
+    """What a run of an encoder's tokens is made of: `tokens` of them, each of so many `numbers`, or of a category out
+    of so many `classes`."""
+
+    tokens: int
+    numbers: int = 0
+    classes: int = 0
+
+
 class Encoder(nn.Module):
     """Inputs -> features; a person's own module need not be a subclass, only do the same.
+
+    One whose tokens can be reconstructed has `made_of`, a tuple of `MadeOf` for its tokens in order, and
+    `raw(inputs)`, a tensor for each: [B, tokens, numbers] of floats, or [B, tokens] of class numbers.
 
     Attributes:
         width: the last dimension of the features.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import BadValue
 from polytask.core.inputs import InputSchema
-from polytask.sharing.encoders.contract import Encoder, Tokens, require, take
+from polytask.sharing.encoders.contract import Encoder, MadeOf, Tokens, require, take
 from polytask.sharing.transformer_blocks import EncoderBlocks, blocks
 
 
@@ -45,15 +45,19 @@ class Patches(Encoder):
             raise BadValue(f"encoder 'patches': a row of {options.key!r}", list(self.shape), allowed)
         channels, height, width = self.shape
         self.tokens = (height // self.patch) * (width // self.patch)
+        self.made_of = (MadeOf(self.tokens, numbers=channels * self.patch**2),)
         self.linear = nn.Linear(channels * self.patch**2, self.width)
         self.places = nn.Parameter(torch.randn(self.tokens, self.width) / math.sqrt(self.width))
         self.blocks = blocks(self.width, options)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
-        values = self.linear(patches_of(take(inputs, self.key, self.shape), self.patch)) + self.places
+        values = self.linear(self.raw(inputs)[0]) + self.places
         for block in self.blocks:
             values = block(values, None)
         return Tokens(values)
+
+    def raw(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        return [patches_of(take(inputs, self.key, self.shape), self.patch)]
 
 
 def patches_of(image: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B L n"]:
