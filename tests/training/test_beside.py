@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tests.training.runs import assert_resumes, recipe, table
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
-from polytask.core.errors import Inconsistent
 
 MASKS = {"kind": "modality_masks", "layers": 1, "heads": 2, "modalities": [2, 3]}
 MODEL: dict[str, Any] = {"encoder": {"kind": "columns", "width": 8}, "sharing": MASKS}
@@ -31,9 +29,3 @@ def test_decoders_change_the_model_and_are_not_saved_with_it(tmp_path: Path) -> 
 
 def test_a_resumed_run_has_its_decoders_back(tmp_path: Path) -> None:
     assert_resumes(tmp_path, 3, model=MODEL, train__epochs=None, train__steps=5)
-
-
-def test_generated_labels_do_not_go_with_it(tmp_path: Path) -> None:
-    rule = {"kind": "maxl", "generated": {"task": "topic", "classes": 2}}
-    with pytest.raises(Inconsistent, match="generated labels do not go with what 'modality_masks' learns"):
-        polytask.train(recipe(model=MODEL, train__rule=rule), out=tmp_path / "run", data={"data": table()})

@@ -145,16 +145,14 @@ class Job:
     def with_beside(self, model: MultiTaskModel, stage: StageSpec) -> WithBeside | None:
         """The model with what helps a stage's tasks in training only: heads on its inner maps, where it has places for
         them, or what its architecture has of its own."""
-        where = f"stage {stage.name!r}: generated labels"
         own = model.sharing.beside(self.run.seed)
         if own is not None:
-            if stage.rule.generated is not None:
-                raise Inconsistent(f"{where} do not go with what {self.model.sharing.kind!r} learns beside the tasks")
             return WithBeside(model, own)
         weight = (self.model.decoder or DecoderSpec()).auxiliary
         if weight == 0 or not model.sharing.auxiliary:
             return None
         if stage.rule.generated is not None:
+            where = f"stage {stage.name!r}: generated labels"
             raise Inconsistent(f"{where} do not go with auxiliary heads; say model.decoder.auxiliary: 0")
         outputs = {task: target.outputs for task, target in self.targets_of(stage).items()}
         return WithBeside(model, AuxiliaryHeads(model.sharing.auxiliary, outputs, weight, self.run.seed))

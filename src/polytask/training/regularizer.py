@@ -26,6 +26,7 @@ from polytask.balancing.accumulation import accumulate
 from polytask.core.errors import BadValue, NotFinite
 from polytask.merging.distributions import kind_by_loss
 from polytask.merging.fisher_information import add_information
+from polytask.sharing.stems import named_stem
 from polytask.tasks.examples import Batch
 from polytask.tasks.mixture import Mixture
 from polytask.tasks.target import Target
@@ -122,7 +123,7 @@ def information(
                 tasks = [task for task in targets if task in row.present and bool(row.present[task].any())]
                 if not tasks:
                     continue
-                outputs = model(row.inputs, tasks)
+                outputs = model(row.inputs, tasks, **named_stem(model, row.source))
                 for task in tasks:
                     present = outputs[task][row.present[task]]
                     kind, weight = kind_by_loss(targets[task].task.loss), 1 / counts[task]
