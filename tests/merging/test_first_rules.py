@@ -127,3 +127,32 @@ def test_a_rank_outside_the_sampled_window_is_found_all_the_same() -> None:
     found = chosen(rows, [[0.3]], 0, 0)
     order = rows[0].abs().sort(descending=True, stable=True).indices[: int(0.3 * rows.numel())]
     assert torch.equal(found, torch.zeros(rows.numel()).scatter(0, order, rows[0][order]))
+
+
+@pytest.mark.parametrize("fraction, kept", [(0.5, [0, 1, 2]), (0.34, [1, 2]), (0.01, [1]), (1.0, [0, 1, 2, 3, 4, 5])])
+def test_the_largest_of_a_row_in_memory_break_ties_by_index(fraction: float, kept: list[int]) -> None:
+    row = torch.tensor([1.0, -3, 2, 1, -1, 0], dtype=torch.float64)
+    wanted = torch.zeros_like(row)
+    wanted[kept] = row[kept]
+    assert torch.equal(selection.largest(row, fraction), wanted)
+    assert torch.equal(selection.largest(row.float(), fraction), wanted.float())
+    assert torch.equal(selection.largest(0 * row, fraction), 0 * row)
+
+
+def test_pcb_of_several_blocks_is_its_formula_on_the_whole() -> None:
+    elements, tasks = 2 * BLOCK + 1000, 3
+    values = Noise(0, "pcb").normal(tasks * elements).reshape(tasks, elements)
+    stack = torch.from_numpy(values).float()
+    X = stack.double()
+
+    def share(products: Tensor, sharpness: float) -> Tensor:
+        low, high = products.min(), products.max()
+        return (sharpness * (products - low) / (high - low)).softmax(0)
+
+    scores = torch.stack([share(x * x, tasks) * sum(share(x * other, 1) for other in X) for x in X])
+    for row in scores:
+        row[row.argsort(descending=True)[int(0.3 * elements) :]] = 0
+    wanted = (scores * X).sum(0) / scores.sum(0).clamp(min=1e-300)
+    found = apply(find_method("pcb")(density=0.3), TaskVectors(TASKS, {"x": stack}))["x"]
+    assert len(bounds((elements,))) == 3
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-7)

@@ -6,7 +6,7 @@ Source      Du et al. 2024, arXiv:2410.02396, parameter competition balancing: s
 Departures  within each tensor (the paper: over the whole vector), ties by lowest index; N maps the smallest value to
             0 and the largest to 1. An element that no task keeps is 0. The paper's text was not at hand: N and the
             default of `density` are as we know them from others' descriptions.
-Cost        O(T^2) an element, and the whole tensor in float64.
+Cost        O(T^2) an element, in each of four or five passes.
 """
 
 from typing import Annotated
@@ -17,41 +17,35 @@ from torch import Tensor
 
 from polytask.core.constraints import Interval
 from polytask.core.rules import rule
-from polytask.merging.selection import largest
+from polytask.merging.competition import Competition, Scores
+from polytask.merging.selection import keep_largest
 
 
 @rule(
     "pcb",
     source="arXiv:2410.02396",
     needs=("stack",),
-    granularity="tensor",
     scale="part",
     claims=("permutation", "homogeneous", "linear_under_scaling"),
+    statistic=lambda density: Scores(density),
 )
 def pcb(
-    stack: Float[Tensor, "T *shape"], *, density: Annotated[float, Interval(0, 1, open="left")] = 0.2
+    stack: Float[Tensor, "T *shape"],
+    measured: Competition,
+    *,
+    density: Annotated[float, Interval(0, 1, open="left")] = 0.2,
 ) -> Float[Tensor, "*shape"]:
     """The mean weighted by the scores.
 
-    Args:    stack: the task vectors of one parameter.
+    Args:    stack: a block of the task vectors of one parameter.
+             measured: how elements are scored, and which scores are the largest.
              density: share of its elements that each task keeps.
-    Returns: the combined vector.
+    Returns: the combined block.
     """
-    X = stack.reshape(len(stack), -1).double()
-    if X.numel() == 0:
-        return stack[0].clone()
-    scores = torch.empty_like(X)
-    for row, x in enumerate(X):
-        others = torch.zeros_like(x)
-        for other in X:
-            others += _unit_range(x * other).softmax(0)
-        scores[row] = (len(X) * _unit_range(x * x)).softmax(0) * others
-    scores = largest(scores, density).double()
+    X = stack.flatten(1)
+    scores = measured.scores(X)
+    if measured.ranks is not None:
+        for row, score in enumerate(scores):
+            keep_largest(score, measured.ranks, row, out=score)
     total = scores.sum(0)
     return ((scores * X).sum(0) / torch.where(total > 0, total, 1.0)).to(stack.dtype).view(stack.shape[1:])
-
-
-def _unit_range(values: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
-    """The smallest value to 0, the largest to 1; all to 0 if they are equal."""
-    low, high = values.aminmax()
-    return (values - low) / (high - low) if high > low else torch.zeros_like(values)
