@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from merging import references
+from polytask.core.blocks import BLOCK
 from polytask.core.noise import Noise
 from polytask.core.rules import find
 from polytask.merging.decompositions import nearest_orthonormal, pseudo_inverse, thin_svd
@@ -92,6 +93,17 @@ def test_doge_descends_on_its_objective_outside_of_the_shared_subspace() -> None
     found = find("doge")(X, coefficient=coefficient, density=1.0, steps=40, learning_rate=1e-3)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
     assert not torch.allclose(found, torch.einsum("t,tmn->mn", scales, X), rtol=1e-2)
+
+
+def test_doge_keeps_the_largest_elements_of_a_tensor_of_several_blocks() -> None:
+    X = matrices(2, 3, 100_000)
+    found = find("doge")(X, coefficient=1.0, density=0.25, steps=0)
+    wanted = torch.zeros(3, 100_000, dtype=torch.float64)
+    for x in X.double():
+        kept = x.flatten().abs().argsort(descending=True)[:75_000]
+        wanted.view(-1)[kept] += x.flatten()[kept] / x.norm()
+    assert X[0].numel() > BLOCK
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-9)
 
 
 def test_thin_svd() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from polytask.core.statistics import Scope
@@ -250,17 +251,18 @@ def _ranked(window: _Window, rank: int, count: int) -> tuple[int, int, int] | No
     return value, count - int(np.count_nonzero(inside > value)), int(np.count_nonzero(inside == value))
 
 
-def largest(rows: Tensor, fraction: float) -> Tensor:
-    """Rows [R, n] in memory with zeros instead of what is not among each one's largest, float32; at least one stays."""
-    values, size = rows.float(), rows.shape[1]
-    count = max(int(fraction * size * (1 + 2.0**-40)), 1)  # as `Largest` counts
-    if count >= size:
-        return values.clone()
-    magnitudes = values.abs()
-    threshold = magnitudes.kthvalue(size - count + 1, dim=1, keepdim=True).values
-    above, level = magnitudes > threshold, magnitudes == threshold
-    room = count - above.sum(1, keepdim=True)
-    return values * (above | (level & (level.cumsum(1) <= room)))
+def largest(row: Float[Tensor, "n"], fraction: float) -> Float[Tensor, "n"]:
+    """A row in memory with zeros instead of what is not among its largest; at least one stays, as `Largest` counts.
+
+    Cost: two numbers an element.
+    """
+    count = max(int(fraction * len(row) * (1 + 2.0**-40)), 1)
+    if count >= len(row):
+        return row.clone()
+    magnitudes, place = row.float().abs().numpy(), len(row) - count
+    magnitudes.partition(place)
+    ties = count - np.count_nonzero(magnitudes[place:] > magnitudes[place])
+    return keep_largest(row, Ranks(magnitudes[place].reshape(1, 1), np.array([[ties]])), 0)
 
 
 def _place(histogram: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,10 +10,12 @@ Departures  the trimming is within each tensor (the authors': over the whole vec
             subspace takes a share `subspace` of the min(m, n) directions. A tensor with one axis counts as one row,
             which the subspace fills, so D is 0 there. The paper's text was not at hand: the objective and the
             defaults are as documented by others.
-Cost        T + 1 decompositions a matrix (decompositions.thin_svd), 4 T m n and 4 m^2 r a step.
+Cost        T + 1 decompositions a matrix (decompositions.thin_svd), 4 T m n and 4 m n r a step, r the subspace's
+            dimension; six matrices beside the task vectors.
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -48,25 +50,50 @@ def doge(
     """
     X = stack.flatten(2) if stack.dim() > 2 else stack.reshape(len(stack), 1, -1)
     X = X.to(torch.promote_types(stack.dtype, torch.float32))
-    norms = X.double().square().sum((1, 2)).sqrt()
+    norms = torch.stack([torch.linalg.vector_norm(x, dtype=torch.float64) for x in X])
     scales = torch.where(norms > 0, coefficient / norms, 0.0).to(X.dtype)
     shared = _shared_subspace(X, subspace)
-    merged = torch.einsum("t,tmn->mn", scales, X)
-
-    def gradient(correction: Tensor) -> Tensor:
-        gap = merged + scales.sum() * correction - X  # [T, m, n]: what is merged minus each expert's change
-        slope = 2 * scales.sum() * torch.einsum("tm,tmn->mn", (gap * X).sum(2), X)
-        return slope - shared @ (shared.T @ slope)
-
-    corrected = X
+    correction = torch.zeros_like(X[0])
     if shared.shape[1] < len(shared):  # else there is no direction left to move in
-        corrected = X + adam(torch.zeros_like(X[0]), gradient, steps, learning_rate)
-    trimmed = largest(corrected.flatten(1), density).view_as(X).to(X.dtype)
-    return torch.einsum("t,tmn->mn", scales, trimmed).to(stack.dtype).view(stack.shape[1:])
+        correction = adam(correction, _gradient(X, scales, shared), steps, learning_rate)
+    merged = torch.zeros_like(correction).flatten()
+    for x, scale in zip(X, scales.tolist(), strict=True):
+        merged.add_(largest((x + correction).flatten(), density), alpha=scale)
+    return merged.to(stack.dtype).view(stack.shape[1:])
+
+
+def _gradient(
+    X: Float[Tensor, "T m n"], scales: Float[Tensor, "T"], shared: Float[Tensor, "m k"]
+) -> Callable[[Tensor], Tensor]:
+    """The objective's slope at a correction D.
+
+    The gap to task t, sum_s l_s (X_s + D) - X_t, has the inner products g_t + (sum l) <D, X_t> with X_t, row by row,
+    and the slope is 2 (sum l) sum_t of these times X_t: nothing of T matrices' size is made.
+    """
+    total, tasks = scales.sum(), range(len(X))
+    merged = torch.einsum("t,tmn->mn", scales, X)
+    fixed = torch.stack([_row_products(merged - X[t], X[t]) for t in tasks])
+
+    def slope(correction: Tensor) -> Tensor:
+        found = torch.zeros_like(correction)
+        for t in tasks:
+            gap = fixed[t] + total * _row_products(correction, X[t])
+            found.addcmul_(X[t], (2 * total * gap)[:, None])
+        return found.sub_(shared @ (shared.T @ found))
+
+    return slope
+
+
+def _row_products(a: Float[Tensor, "m n"], b: Float[Tensor, "m n"]) -> Float[Tensor, "m"]:
+    return torch.linalg.vecdot(a, b)
 
 
 def _shared_subspace(X: Float[Tensor, "T m n"], share: float) -> Float[Tensor, "m k"]:
     """Orthonormal columns: the leading left singular vectors of the tasks' leading left singular vectors."""
     rank = min(X.shape[1:])
-    own = [thin_svd(x, max(1, rank // len(X)))[0] for x in X]
-    return thin_svd(torch.cat(own, dim=1), math.ceil(share * rank))[0].to(X.dtype)
+    each = max(1, rank // len(X))
+    columns = torch.zeros(X.shape[1], each * len(X), dtype=torch.float64)  # one of zeros is no direction
+    for place, x in enumerate(X):
+        own = thin_svd(x, each)[0]
+        columns[:, place * each : place * each + own.shape[1]] = own
+    return thin_svd(columns, math.ceil(share * rank))[0].to(X.dtype)

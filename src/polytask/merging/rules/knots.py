@@ -44,5 +44,5 @@ def knots(
     tasks, _, n = matrix.shape
     U, S, Vh = thin_svd(torch.cat(list(matrix), dim=1))
     aligned = Vh.reshape(len(S), tasks, n).transpose(0, 1)
-    trimmed = largest(aligned.flatten(1), density).view_as(aligned)
+    trimmed = torch.stack([largest(own, density) for own in aligned.flatten(1)]).view_as(aligned)
     return ((U * S) @ elect(trimmed, divide=divide).to(U)).to(matrix.dtype)
