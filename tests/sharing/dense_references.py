@@ -63,7 +63,10 @@ def levels_of(tensors: Tensors, inputs: Tensors, encoder: str = "sharing.encoder
 
 
 def decoded(tensors: Tensors, task: str, levels: list[Tensor]) -> Tensor:
-    name = f"sharing.decoders.decoders.{task}"
+    return fused(tensors, f"sharing.decoders.decoders.{task}", levels)
+
+
+def fused(tensors: Tensors, name: str, levels: list[Tensor]) -> Tensor:
     total = torch.zeros(1, dtype=torch.float64)
     for level, x in enumerate(levels):
         total = total + sized(convolved(tensors, f"{name}.laterals.{level}", x), levels[0].shape[2:])

@@ -48,6 +48,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "apem": {"kind": "apem", "points": 3, "heads": 2, "hidden_sizes": [7, 6]},
     "m2trec": {"kind": "m2trec", "heads": 2},
     "task_tokens": {"kind": "task_tokens", "heads": 2},
+    "facexformer": {"kind": "facexformer", "heads": 2},
     "text_to_text": {"kind": "text_to_text", "heads": 2, "bins": 5, "limits": {"depth": [0, 4]}},
     "one_for_all": {"kind": "one_for_all", "hidden_sizes": [5]},
     "safe": {"kind": "safe", "start": 0.3},
@@ -56,6 +57,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "medusa": {"kind": "medusa"},
     "task_expert": {"kind": "task_expert", "experts": 2, "width": 4},
     "m3vit": {"kind": "m3vit", "heads": 2, "experts": 3},
+    "oneformer": {"kind": "oneformer", "heads": 2, "layers": 2, "queries": 3, "first_layers": 1},
     "mod_squad": {"kind": "mod_squad", "heads": 3, "experts": 4},
     "film": {"kind": "film", "hidden_sizes": [7, 6], "deviation": 0.3},
     "task_embedding": {"kind": "task_embedding", "hidden_sizes": [7, 6], "embedding": 3},
@@ -77,7 +79,7 @@ SHARING_OPTIONS: dict[str, dict[str, Any]] = {
     "domain_experts": {"kind": "domain_experts", "groups": GROUPS, "own": ["layers.2.*"]},
     "single": {"kind": "single"},
 }
-PYRAMIDS = ("hard", "single", "task_tokens", "mod_squad", "text_to_text")
+PYRAMIDS = ("hard", "single", "task_tokens", "facexformer", "mod_squad", "text_to_text")
 VARIANTS = {
     **{f"{kind} on a pyramid": SHARING_OPTIONS[kind] for kind in PYRAMIDS},
     "film inside a table": {"kind": "film", "hidden_sizes": [6], "inner": ["layers.0"], "deviation": 0.3},

@@ -200,7 +200,7 @@ def test_a_task_has_its_own_resolution() -> None:
         dense_model(strides={"topic": 9})
 
 
-@pytest.mark.parametrize("kind", [*DENSE, "hard on a pyramid", "task_tokens on a pyramid"])
+@pytest.mark.parametrize("kind", [*DENSE, "hard on a pyramid", "task_tokens on a pyramid", "facexformer on a pyramid"])
 def test_outputs_come_from_the_packed_pyramid(kind: str) -> None:
     model, inputs = model_of(kind).eval(), inputs_of(kind, 3)
     representation = model.representation(inputs)

@@ -12,6 +12,7 @@ from tests.sharing.recommender_references import RECOMMENDER_REFERENCES
 from tests.sharing.references import REFERENCES, head_reference
 from tests.sharing.squad_references import SQUAD_REFERENCES
 from tests.sharing.text_references import TEXT_REFERENCES
+from tests.sharing.token_references import TOKEN_REFERENCES
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +28,7 @@ references = {
     **RECOMMENDER_REFERENCES,
     **SQUAD_REFERENCES,
     **TEXT_REFERENCES,
+    **TOKEN_REFERENCES,
 }
 
 
@@ -207,7 +209,10 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
 
 # ---- tasks that come and go
 
-READ_EACH_OTHER = {"ple", "adatt", "stem", "cross_stitch", "nddr", "sluice", "pad"}
+READ_EACH_OTHER = {
+    *("ple", "adatt", "stem", "cross_stitch", "nddr", "sluice", "pad"),
+    *("facexformer", "facexformer on a pyramid"),
+}
 """All tasks of the model: none can join a trained model, and of one that leaves the others still read the rest."""
 
 

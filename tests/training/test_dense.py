@@ -91,6 +91,20 @@ def test_a_task_of_half_the_resolution_trains(tmp_path: Path) -> None:
     assert predicted["depth"].to_numpy().shape == (2, 4, 6)
 
 
+@pytest.mark.parametrize("case", ["hard on a pyramid", "facexformer on a pyramid", "oneformer"])
+def test_a_label_a_row_beside_maps_trains_helped_by_inner_maps_and_predicts(case: str, tmp_path: Path) -> None:
+    given = data()
+    given["data"]["brightness"] = given["data"]["image"].mean(axis=(1, 2, 3))
+    asked = recipe(case)
+    asked["tasks"]["brightness"] = {"kind": "regression"}
+    found = polytask.train(asked, out=tmp_path, data=given)
+    assert np.isfinite(list(found["test"]["brightness"].values())).all()
+    images = given["data"]["image"][:3]
+    predicted = polytask.load(tmp_path).predict({"image": images}, tasks=["brightness", "depth"])
+    assert predicted["brightness"].to_numpy().shape == (3,)
+    assert predicted["depth"].to_numpy().shape == (3, 8, 12)
+
+
 # ---- heads that help in training
 
 

@@ -16,11 +16,13 @@ class OutputSchema(NamedTuple):
             constant; "flags": each label is right or not by itself, and the outputs are their log odds; "numbers".
         names: text for each output: a label, a column, a coordinate.
         limits: between which numbers lie, in the units of the outputs; None where nothing is known.
+        of_rows: whether they are a row's even where an encoder gives maps; else they are a pixel's there.
     """
 
     means: Meaning
     names: tuple[str, ...]
     limits: tuple[float, float] | None = None
+    of_rows: bool = False
 
     @property
     def width(self) -> int:
@@ -42,4 +44,5 @@ class OutputSchema(NamedTuple):
         if isinstance(values, int):
             return cls.of(values)
         limits = values["limits"]
-        return cls(values["means"], tuple(values["names"]), None if limits is None else (limits[0], limits[1]))
+        between = None if limits is None else (limits[0], limits[1])
+        return cls(values["means"], tuple(values["names"]), between, values.get("of_rows", False))

@@ -36,8 +36,8 @@ class ChannelMasks(Conditioned):
         order: dict[str, float] | None = None
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
-        tasks = list(tasks)
         super().__init__(make_encoder, tasks, options, seed)
+        tasks = list(tasks)
         for size in self.widths:
             if int(options.active * size) < 1:
                 raise BadValue("sharing 'channel_masks': active", options.active, f"at least one of {size} channels")

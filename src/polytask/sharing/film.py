@@ -29,7 +29,6 @@ class Film(Conditioned):
         deviation: float = Field(default=0.02, ge=0)
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
-        tasks = list(tasks)
         super().__init__(make_encoder, tasks, options, seed)
         self.modulations: TaskModules[Stack[Modulation]] = TaskModules()
         for task in tasks:

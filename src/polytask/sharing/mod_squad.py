@@ -15,13 +15,13 @@ from polytask.sharing.encoders.contract import Tokens
 from polytask.sharing.gates import Scores
 from polytask.sharing.layers import Stack, TaskModules, seeded
 from polytask.sharing.selection import TopK
-from polytask.sharing.sequences import TokenSharing, mean_of
+from polytask.sharing.sequences import CoarseTokens, mean_of
 from polytask.sharing.sparse_experts import AttentionHeads, Networks, precise
 from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import listening, note_gate, note_penalty
 
 
-class ModSquad(TokenSharing):
+class ModSquad(CoarseTokens):
     """In each layer x <- x + sum_e w_te(x) a_e(x), heads of attention, then the same with networks; the router of task
     t gives a token the k experts that it scores highest. A task's features are the mean of its tokens. A term makes
     tasks and experts depend on each other: the mutual information of task and expert, over the tokens, is added to the

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.core.errors import MissingInput
 from polytask.sharing.contract import MakeEncoder, Sharing
-from polytask.sharing.dense.decoders import decoders_for
+from polytask.sharing.dense.decoders import decoders_for, refuse_decoder
 from polytask.sharing.encoders.contract import Encoder, Tokens
 from polytask.sharing.encoders.levels import Levels, packed, unpacked
 from polytask.sharing.layers import seeded
@@ -46,10 +46,10 @@ class SequenceSharing(Sharing):
 
 
 class TokenSharing(SequenceSharing):
-    """One that reads a sequence of tokens, or a pyramid: then the pixels of its coarsest map are the tokens, each with
-    a learned vector of its place added, and a task's decoder reads the map that they become beside the finer ones.
+    """One that reads a sequence of tokens, or a pyramid; a subclass has `read` for the first, `decoded` for the second.
 
-    A subclass has `read` and `read_map`; tokens are `token_width` wide.
+    Attributes:
+        on_maps: whether the encoder gives a pyramid.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("sequence", "pyramid")
@@ -57,6 +57,45 @@ class TokenSharing(SequenceSharing):
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
         self.encoder = make_encoder()
+        gives = getattr(self.encoder, "gives", "vector")
+        self.on_maps = gives == "pyramid"
+        if not self.on_maps:
+            refuse_decoder(gives, make_encoder.decoder)
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Channels, height and width of the encoder's maps, where it gives any."""
+        return list(cast(Any, self.encoder).shapes)
+
+    def decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
+        """{task: what its head reads} from the maps of the pyramid."""
+        raise NotImplementedError
+
+    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
+        """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
+        pyramid, one after the other."""
+        return packed(cast(Levels, self.encoder(inputs))) if self.on_maps else super().representation(inputs)
+
+    def features(self, representation: Tensor, tasks: list[str]) -> dict[str, Tensor]:
+        if not self.on_maps:
+            return super().features(representation, tasks)
+        return self.decoded(unpacked(representation, self.shapes), tasks)
+
+    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
+        if not self.on_maps:
+            return super().forward(inputs, tasks)
+        return self.decoded(cast(Levels, self.encoder(inputs)), tasks)
+
+
+class CoarseTokens(TokenSharing):
+    """One whose tokens on a pyramid are the pixels of its coarsest map, each with a learned vector of its place added;
+    a task's decoder reads the map that they become beside the finer ones.
+
+    A subclass has `read` and `read_map`; tokens are `token_width` wide.
+    """
+
+    def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:
+        super().__init__(make_encoder, tasks, options, seed)
         self.decoders = decoders_for(self.encoder, tasks, make_encoder.decoder, seed)
         self.token_width = self.width = self.encoder.width
         self.places = None
@@ -69,22 +108,7 @@ class TokenSharing(SequenceSharing):
         """{task: the map that its decoder reads, a token a pixel}."""
         raise NotImplementedError
 
-    def representation(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "B L d"] | Float[Tensor, "B d"]:
-        """The tokens of the input, which all tasks read (MissingInput where rows are padded), or all maps of its
-        pyramid, one after the other."""
-        return super().representation(inputs) if self.decoders is None else packed(cast(Levels, self.encoder(inputs)))
-
-    def features(self, representation: Tensor, tasks: list[str]) -> dict[str, Tensor]:
-        if self.decoders is None:
-            return super().features(representation, tasks)
-        return self._decoded(unpacked(representation, self.decoders.shapes), tasks)
-
-    def forward(self, inputs: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        if self.decoders is None:
-            return super().forward(inputs, tasks)
-        return self._decoded(cast(Levels, self.encoder(inputs)), tasks)
-
-    def _decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
+    def decoded(self, levels: Levels, tasks: list[str]) -> dict[str, Tensor]:
         assert self.decoders is not None
         assert self.places is not None
         *finer, coarsest = levels

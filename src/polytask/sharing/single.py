@@ -33,11 +33,10 @@ class Single(Sharing):
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
         super().__init__(make_encoder, tasks, options, seed)
-        tasks = list(tasks)
         self.encoders: TaskModules[Encoder] = TaskModules()
         for task in tasks:
             self.encoders[task] = make_encoder()
-        first = self.encoders[tasks[0]]
+        first = next(iter(self.encoders.values()))
         self.decoders = decoders_for(first, tasks, make_encoder.decoder, seed)
         self.width = first.width if self.decoders is None else self.decoders.width
         self.shares = len(self.encoders) == 1

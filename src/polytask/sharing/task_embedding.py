@@ -29,7 +29,6 @@ class TaskEmbedding(Conditioned):
         embedding: PositiveInt = 16
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
-        tasks = list(tasks)
         super().__init__(make_encoder, tasks, options, seed)
         with seeded(seed, "embeddings"):
             self.readers = Stack(nn.Linear(options.embedding, size, bias=False) for size in self.widths)

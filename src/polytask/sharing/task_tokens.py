@@ -14,11 +14,11 @@ from polytask.sharing.contract import MakeEncoder
 from polytask.sharing.encoders.contract import Tokens
 from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Stack, TaskModules, seeded
-from polytask.sharing.sequences import TokenSharing
+from polytask.sharing.sequences import CoarseTokens
 from polytask.sharing.spec import SharingOptions
 
 
-class TaskTokens(TokenSharing):
+class TaskTokens(CoarseTokens):
     """Task tokens read the input's tokens (and each other, if they may); a task's features are its own token.
 
     Where the encoder gives a pyramid the tokens are the pixels of its coarsest map, with a learned vector a place, and

@@ -39,5 +39,9 @@ class AuxiliaryHeads(nn.Module):
         for task, output in outputs.items():
             read = {place: noted[place, task] for place in self.places[task] if (place, task) in noted}
             for place, maps in read.items():
-                guess = self.places[task][place](maps.movedim(1, -1))
-                note_guess(task, self.weight / len(read), resized_outputs(guess, (output.shape[1], output.shape[2])))
+                head = self.places[task][place]
+                if output.dim() > 2:
+                    guess = resized_outputs(head(maps.movedim(1, -1)), (output.shape[1], output.shape[2]))
+                else:  # one label a row
+                    guess = head(maps.mean(dim=(2, 3)))
+                note_guess(task, self.weight / len(read), guess)

@@ -43,7 +43,7 @@ class Decoders(nn.Module):
 
     Args:
         encoder: gives a pyramid, and has been checked.
-        tasks: those of the model.
+        tasks: those of the model, or what their outputs stand for by task.
         spec: as in a recipe.
         seed: of the start; a decoder's depends on its own task only.
         channels: of the levels that are read, where they are not the encoder's.
@@ -51,6 +51,7 @@ class Decoders(nn.Module):
 
     Attributes:
         auxiliary: place -> width of the features there, for heads that help in training only.
+        sizes: task -> height and width of its outputs, where they are maps.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Decoders(nn.Module):
         self.auxiliary = {f"level.{level}": spec.width for level in range(1, len(channels))}
         self.sizes = output_sizes(encoder, tasks, spec)
         self.decoders: TaskModules[nn.Module] = TaskModules()
-        for task in self.sizes:
+        for task in tasks:
             with seeded(seed, "decoder", task):
                 self.decoders[task] = make(channels, spec.width)
 
@@ -82,17 +83,26 @@ class Decoders(nn.Module):
                     note_features(f"level.{level}", task, each)
         return found
 
-    def features(self, maps: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B H W width"]]:
-        """{task: what its head reads}, of the task's resolution."""
-        return {task: resized(each, self.sizes[task]).movedim(1, -1) for task, each in maps.items()}
+    def features(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{task: what its head reads}: [B, H, W, width] of the task's resolution; [B, width], the mean over the
+        picture, for a task whose outputs are a row's."""
+        return {
+            task: resized(each, self.sizes[task]).movedim(1, -1) if task in self.sizes else each.mean(dim=(2, 3))
+            for task, each in maps.items()
+        }
 
 
 def output_sizes(encoder: Any, tasks: Iterable[str], spec: DecoderSpec) -> dict[str, tuple[int, int]]:
-    """{task: height and width of its outputs}, from the size of the image and the task's stride."""
+    """{task: height and width of its outputs}, from the size of the image and the task's stride; where it is said what
+    outputs stand for, of those that are maps."""
     height, width = encoder.size
     sizes: dict[str, tuple[int, int]] = {}
     for task in tasks:
         stride = spec.strides.get(task, 1)
+        if isinstance(tasks, Mapping) and (tasks[task] is None or tasks[task].of_rows):
+            if tasks[task] is not None and task in spec.strides:
+                raise BadValue(f"model.decoder.strides of task {task!r}", stride, "none, as it has one label a row")
+            continue
         if stride > min(height, width):
             where = f"model.decoder.strides of task {task!r}"
             raise BadValue(where, stride, f"at most the image's smaller side, {min(height, width)}")

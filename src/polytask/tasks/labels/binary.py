@@ -93,7 +93,7 @@ KIND = Kind(
     metrics=(*METRICS, "grouped_auroc"),
     companions=(*METRICS, "grouped_auroc"),
     fit=_fit,
-    schema=lambda target: OutputSchema("flags", target.task.label_columns),
+    schema=lambda target: OutputSchema("flags", target.task.label_columns, of_rows=True),
     encode=_encode,
     decode=lambda target, outputs: {target.task.name: outputs.sigmoid().numpy()},
     options=("positive", "at_least"),

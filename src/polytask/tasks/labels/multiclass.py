@@ -106,7 +106,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    schema=choice,
+    schema=lambda target: choice(target)._replace(of_rows=True),
     encode=_encode,
     decode=_decode,
     options=("classes",),

@@ -50,7 +50,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    schema=lambda target: OutputSchema("flags", target.task.label_columns),
+    schema=lambda target: OutputSchema("flags", target.task.label_columns, of_rows=True),
     encode=_encode,
     decode=_decode,
     options=("labels",),

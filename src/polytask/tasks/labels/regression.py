@@ -72,7 +72,7 @@ def _to_units(target: Target, values: Tensor) -> Tensor:
 
 def standardised(target: Target) -> OutputSchema:
     """One number, as the loss sees the label."""
-    return OutputSchema("numbers", target.task.label_columns, STANDARDISED)
+    return OutputSchema("numbers", target.task.label_columns, STANDARDISED, of_rows=True)
 
 
 KIND = Kind(
