@@ -17,6 +17,7 @@ from polytask.tasks.mixture import Mixture, MixtureSpec
 from polytask.training.devices import Devices
 from polytask.training.regularizer import Regularizer, first_rows, information
 from polytask.training.spec import RegularizerSpec, RunSpec
+from polytask.training.stage import Stage
 
 SGD = {"train__optimizer": {"kind": "sgd", "lr": 0.1}, "train__checkpoint_every": 1, "train__keep": 100}
 NEAR = {"kind": "l2_sp", "strength": 2.0}
@@ -148,6 +149,24 @@ def test_a_step_in_parts_has_the_penalty_once(tmp_path: Path) -> None:
     for other in others:
         for name, value in whole.items():
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["equal", "upgrad"])
+def test_a_gradient_scaler_does_not_scale_the_penalty(rule: str) -> None:
+    """As fp16 has on an accelerator: the tasks' gradients come scaled, and the penalty's must not."""
+    made = job(**SGD, train__rule=rule, train__regularizer={"kind": "l2_sp", "strength": 5.0})
+    rows = {name: source.splits["train"] for name, source in made.data.sources.items()}
+    ended = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model, devices = made.build(), Devices(made.run)
+        devices.scaler = scaler
+        stage = Stage(made, 0, model, [name for name, _ in model.named_parameters()], rows, rows, devices)
+        stage.begin()
+        for step, pieces in enumerate(stage.batches(0)):
+            stage.train(pieces, step)
+        ended.append(dict(model.state_dict()))
+    for name, value in ended[0].items():
+        torch.testing.assert_close(ended[1][name], value, rtol=1e-5, atol=1e-7)
 
 
 def test_clipping_is_of_the_whole_gradient(tmp_path: Path) -> None:
