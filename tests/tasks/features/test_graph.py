@@ -16,6 +16,7 @@ from polytask.tasks.features.feature import Place
 from polytask.tasks.features.graph import Graph
 from polytask.tasks.features.options import GraphOptions
 from polytask.tasks.preprocess import Preprocessor
+from polytask.tasks.sources.stream import joined
 from polytask.tasks.task import Task
 
 OPTIONS = {"edges": "edges", "edge_features": "weight", "interest": "about"}
@@ -148,6 +149,16 @@ def test_the_columns_beside_it_are_no_features_of_their_own() -> None:
 def test_a_label_is_no_part_of_a_graph() -> None:
     with pytest.raises(DataError, match=r"features\.label: a label, .* is no feature"):
         loaded(features={"nodes": {"kind": "graph", **OPTIONS, "interest": "label"}})
+
+
+def test_batches_whose_largest_graphs_differ_are_joined_as_if_read_together() -> None:
+    """As a streamed table does where a batch ends one buffer and begins the next."""
+    rows = loaded().sources["data"].splits["train"]
+    sizes = rows.inputs["nodes"].offsets.diff()
+    small, large = [int(position) for position in (sizes.argmin(), sizes.argmax())]
+    both = joined(rows.batch([small]), rows.batch([large]))
+    for key, values in rows.batch([small, large]).inputs.items():
+        assert torch.equal(both.inputs[key], values)
 
 
 def test_a_source_has_one_graph() -> None:
