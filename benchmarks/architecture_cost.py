@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from polytask.core.inputs import InputSchema
+from polytask.core.inputs import GraphWidths, InputSchema
 from polytask.sharing import SHARING, ModelSpec, MultiTaskModel, build_model, describe
 from polytask.sharing.encoders.contract import evaluating
 
@@ -39,32 +39,48 @@ ENCODERS = {
     "vector": {"kind": "mlp", "hidden_sizes": [WIDTH]},
     "sequence": {"kind": "columns", "width": 16},  # a token a number
     "pyramid": {"kind": "pyramid"},
+    "graph": {"kind": "gnn"},
 }
 PICTURES, PICTURE = 4, (3, 32, 32)
-ON_PICTURES = "hard_pyramid"  # the name under which hard sharing of a pyramid is measured
+GRAPHS, NODES, NUMBERS = 64, 12, 16  # of a graph, of a node
+ON_PICTURES, ON_GRAPHS = "hard_pyramid", "hard_graph"  # the names under which hard sharing of those is measured
+HARD = {"pyramid": ON_PICTURES, "graph": ON_GRAPHS}
+ELSEWHERE = {**{name: what for what, name in HARD.items()}, "one_for_all": "graph"}
 Step = Callable[[], float]
 
 
 def reads(name: str) -> str:
     """What the encoder gives that an architecture is measured with."""
-    return "pyramid" if name == ON_PICTURES else SHARING.find(name).reads[0]
+    return ELSEWHERE[name] if name in ELSEWHERE else SHARING.find(name).reads[0]
 
 
 def built(name: str) -> MultiTaskModel:
-    kind = "hard" if name == ON_PICTURES else name
+    kind = "hard" if name in HARD.values() else name
     spec = ModelSpec.model_validate(
         {"encoder": ENCODERS[reads(name)], "sharing": {"kind": kind, **OPTIONS.get(kind, {})}}
     )
-    shapes: dict[str, tuple[int, ...]] = (
-        {"image": PICTURE} if reads(name) == "pyramid" else {"numeric": (numbers_read(name),)}
-    )
-    return build_model(spec, InputSchema(shapes=shapes), dict.fromkeys(TASKS, 1), seed=0)
+    schema = InputSchema(shapes={"numeric": (numbers_read(name),)})
+    if reads(name) == "pyramid":
+        schema = InputSchema(shapes={"image": PICTURE})
+    if reads(name) == "graph":
+        schema = InputSchema(graph=GraphWidths(NUMBERS, 0))
+    return build_model(spec, schema, dict.fromkeys(TASKS, 1), seed=0)
 
 
 def inputs_for(name: str) -> dict[str, Tensor]:
     if reads(name) == "pyramid":
         return {"image": torch.randn(PICTURES, *PICTURE)}
+    if reads(name) == "graph":
+        return rings()
     return {"numeric": torch.randn(BATCH, numbers_read(name))}
+
+
+def rings() -> dict[str, Tensor]:
+    """Graphs whose nodes are joined in a ring, both ways, and are all of interest."""
+    there = torch.ones(GRAPHS, NODES, dtype=torch.bool)
+    ring = torch.stack([torch.arange(NODES), torch.arange(NODES).roll(-1)], dim=1) + 1
+    edges = torch.cat([ring, ring.flip(1)]).expand(GRAPHS, -1, -1)
+    return {"nodes": torch.randn(GRAPHS, NODES, NUMBERS), "node_mask": there, "interest": there, "edges": edges}
 
 
 def numbers_read(name: str) -> int:
@@ -74,13 +90,13 @@ def numbers_read(name: str) -> int:
 def measured(steps: int = 60) -> dict[str, Any]:
     """The numbers of every architecture that is registered, and of the loops."""
     torch.manual_seed(0)
-    models = {kind: built(kind) for kind in [*SHARING.names(), ON_PICTURES]}
+    models = {kind: built(kind) for kind in [*SHARING.names(), *HARD.values()]}
     inputs = {kind: inputs_for(kind) for kind in models}
     whole = {kind: stepper(model, inputs[kind]) for kind, model in models.items()}
     loops = {f"{kind}_loop": stepper(LOOPS[kind](), inputs[kind]["numeric"]) for kind in LOOPS}
     alone = {f"{kind}_one": forward_only(kind, inputs[kind]) for kind in models}
     times = interleaved({**whole, **loops, **alone}, steps)
-    beside = {kind: ON_PICTURES if reads(kind) == "pyramid" else "hard" for kind in models}
+    beside = {kind: HARD.get(reads(kind), "hard") for kind in models}
     return {
         "benchmark": "architecture_cost",
         "tasks": len(TASKS),

@@ -65,7 +65,8 @@ def test_every_architecture_has_its_costs(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cost, "BATCH", 16)  # nothing below depends on how many rows there are
     monkeypatch.setattr(cost, "PICTURES", 1)
     found = cost.measured(steps=2)
-    assert list(found["architectures"]) == [*SHARING.names(), cost.ON_PICTURES]
+    assert list(found["architectures"]) == [*SHARING.names(), *cost.HARD.values()]
+    assert found["architectures"]["one_for_all"]["beside"] == cost.ON_GRAPHS
     assert found["architectures"]["mtan"]["beside"] == cost.ON_PICTURES
     hard, single = found["architectures"]["hard"], found["architectures"]["single"]
     trunk = cost.INPUTS * cost.WIDTH
