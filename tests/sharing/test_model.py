@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.sharing.models import IMAGES, TABLE, table_inputs, table_model, uniform
+from tests.sharing.models import IMAGES, OUTPUTS, TABLE, table_inputs, table_model, uniform
 from torch import Tensor, nn
 
 from polytask.checkpoints.checkpoint import write_checkpoint
@@ -189,3 +190,48 @@ def test_a_checkpoint_of_another_model(other: dict[str, object], message: str) -
     with pytest.raises(CheckpointError, match=message):
         initialise(model, table_model().state_dict(), "there")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# ---- whose parts a task reads
+
+
+@pytest.mark.parametrize(
+    ("sharing", "apart"),
+    [
+        ({"kind": "task_tokens", "heads": 2}, True),
+        ({"kind": "task_tokens", "heads": 2, "tasks_read_tasks": True}, False),
+        ({"kind": "ple", "levels": 1}, True),
+        ({"kind": "ple", "levels": 2}, False),
+    ],
+    ids=str,
+)
+def test_what_others_read_of_a_task_depends_on_the_options_and_stays(sharing: dict[str, Any], apart: bool) -> None:
+    whole, few = table_model(sharing).eval(), {"click": 1, "assays": 3}
+    left = whole.read_by(few)
+    assert left == (["click", "assays"] if apart else list(OUTPUTS))
+    smaller, tensors = table_model(sharing, 1, few, left).eval(), whole.state_dict()
+    smaller.load_state_dict({name: tensors[name] for name in smaller.state_dict()})
+    inputs = table_inputs(5)
+    before, after = whole(inputs, list(few)), smaller(inputs)
+    assert list(after) == smaller.tasks == list(few)
+    assert all(torch.equal(output, before[task]) for task, output in after.items())
+    with pytest.raises(UnknownName, match="no task 'topic'"):
+        smaller(inputs, ["topic"])
+
+
+def test_a_product_reads_what_its_factors_read() -> None:
+    outputs, products = {"click": 1, "bought": 1, "buy": 1}, {"bought": ["click", "buy"]}
+    model = build_model(
+        ModelSpec(encoder="mlp", sharing="aitm"),
+        InputSchema(shapes={"numeric": (4,)}),
+        outputs,
+        seed=0,
+        products=products,
+    )
+    assert model.read_by(["bought"]) == ["click", "buy"]
+    assert model.read_by(["click"]) == ["click"]
+
+
+def test_an_architecture_without_a_task_that_has_a_head() -> None:
+    with pytest.raises(UnknownName, match=r"sharing_tasks: no task 'topic'; allowed: click, assays"):
+        table_model("cross_stitch", sharing_tasks=["click", "assays"])
