@@ -53,8 +53,9 @@ def test_boxes_are_trained_and_predicted_beside_other_kinds(sharing: Any, tmp_pa
         predicted["word.Frühling"].to_numpy() + predicted["word.autumn leaves"].to_numpy(), 1, rtol=1e-6
     )
     stands_for = read_checkpoint(resolve(tmp_path / "run")).config["outputs"]
-    assert stands_for["word"] == {"means": "choice", "names": ["Frühling", "autumn leaves"], "limits": None}
-    assert stands_for["box"] == {"means": "numbers", "names": SIDES, "limits": [0.0, 1.0]}
+    names = ["Frühling", "autumn leaves"]
+    assert stands_for["word"] == {"means": "choice", "names": names, "limits": None, "of_rows": True}
+    assert stands_for["box"] == {"means": "numbers", "names": SIDES, "limits": [0.0, 1.0], "of_rows": True}
 
 
 def test_a_task_joins_with_a_vector_of_its_own_and_leaves_again(tmp_path: Path) -> None:

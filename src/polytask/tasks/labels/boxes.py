@@ -65,7 +65,7 @@ KIND = Kind(
     metrics=METRICS,
     companions=METRICS,
     fit=_fit,
-    schema=lambda target: OutputSchema("numbers", target.task.label_columns, (0.0, 1.0)),
+    schema=lambda target: OutputSchema("numbers", target.task.label_columns, (0.0, 1.0), of_rows=True),
     encode=_encode,
     decode=_decode,
     options=("labels",),
