@@ -236,6 +236,17 @@ def test_points_of_a_picture_do_not_see_each_other() -> None:
     assert changed.nonzero().tolist() == [[1, 2]]
 
 
+def test_a_task_with_one_label_a_row_is_asked_once_beside_points() -> None:
+    spec = {"encoder": {"kind": "pyramid", "channels": [4, 8]}, "sharing": "text_to_text", "decoder": {"width": 8}}
+    outputs = {"age": OutputSchema("numbers", ("age",), (0.0, 99.0), of_rows=True), "parts": 3}
+    model = build_model(ModelSpec.model_validate(spec), PICTURES, outputs, seed=0).double().eval()
+    image = uniform(0, 2, 3, 8, 12).double()
+    found = model({"image": image})
+    assert {task: list(output.shape) for task, output in found.items()} == {"age": [2], "parts": [2, 8, 12, 3]}
+    torch.testing.assert_close(model({"image": image}, ["age"])["age"], found["age"])
+    assert model.sharing.map_sizes == {"parts": (8, 12)}
+
+
 # ---- what is refused
 
 

@@ -51,7 +51,8 @@ class TextToText(Sharing):
 
     Where the encoder gives a pyramid, the input's tokens are the pixels of its coarsest map, and each pixel of the
     finest is a point with an answer of its own, to whose first token the maps' features there are added; all points are
-    answered at once, and outputs are interpolated between them to the task's resolution.
+    answered at once, and outputs are interpolated between them to the task's resolution. A task with one label a row
+    is asked without points.
 
     Source: Cho et al. 2021, arXiv:2102.02779 (VL-T5): text prefixes for tasks, labels generated as text by one language
     model. Wang et al. 2024, arXiv:2403.09394 (GiT): one vocabulary with bins for numbers, one token for a label of
@@ -159,14 +160,16 @@ class TextToText(Sharing):
         return Read(self.memory_norm(self.inwards(values)), mask)
 
     def _scores(self, read: Read, tasks: list[str]) -> dict[str, Tensor]:
-        """Tasks whose answers have the same prefixes go through the decoder together."""
+        """Tasks whose answers have the same prefixes go through the decoder together, those of points and those of rows
+        apart."""
         starts, choices = self._texts(tasks)
-        alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+        alike: dict[tuple[bool, tuple[tuple[int, ...], ...]], list[str]] = {}
         for task in tasks:
-            alike.setdefault(self.questions[task].prefixes, []).append(task)
+            alike.setdefault((task in self.map_sizes_of, self.questions[task].prefixes), []).append(task)
         found: dict[str, Tensor] = {}
-        for members in alike.values():
-            hidden = self._decoded(read, torch.cat([starts[task] for task in members]), self.questions[members[0]])
+        for (of_points, _), members in alike.items():
+            asked = read if of_points else read._replace(points=None)
+            hidden = self._decoded(asked, torch.cat([starts[task] for task in members]), self.questions[members[0]])
             parts = hidden.split([len(starts[task]) for task in members], dim=-3)
             for task, part in zip(members, parts, strict=True):
                 found[task] = self.questions[task].scores(part, choices[task])

@@ -19,12 +19,16 @@ def single_task(job: Job, task: str) -> Job:
     shares = [_share(job, stage, task) for stage in job.stages if stage.tasks is None or task in stage.tasks]
     if not shares:
         raise BadValue(f"the stages that train task {task!r}", 0, "at least 1")
-    parts = {"init_from": job.model.init_from, "stems": job.model.stems, "encoder": job.model.encoder}
-    model = ModelSpec.model_validate({**parts, "sharing": {"kind": "hard"}})
     every = [share.evaluate_every for share in shares if share.evaluate_every is not None]
     run = job.run.model_copy(update={"evaluate_every": min(every, default=None)})
     recipe = {**job.recipe, "single_task": task}
-    return replace(job, tasks=[task], model=model, stages=[share.stage for share in shares], run=run, recipe=recipe)
+    stages = [share.stage for share in shares]
+    return replace(job, tasks=[task], model=shared_hard(job.model), stages=stages, run=run, recipe=recipe)
+
+
+def shared_hard(model: ModelSpec) -> ModelSpec:
+    """The model with its encoder, whatever is around that, and nothing between it and the heads."""
+    return model.model_copy(update={"sharing": ModelSpec(sharing={"kind": "hard"}).sharing})
 
 
 @dataclass(frozen=True)

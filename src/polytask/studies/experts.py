@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 from polytask.checkpoints import point, pointed
 from polytask.core.errors import BadValue
-from polytask.sharing import ModelSpec
-from polytask.studies.baseline import single_task
+from polytask.studies.baseline import shared_hard, single_task
 from polytask.training import snapshot
 from polytask.training.events import Listener
 from polytask.training.job import Job
@@ -70,9 +69,7 @@ def train_experts(job: Job, out: Path, *, joint: bool = False, listeners: Sequen
 
 def start_of(job: Job) -> Job:
     """The job whose untrained model is the start of every expert, with the heads of all tasks."""
-    return replace(
-        job, model=ModelSpec(init_from=job.model.init_from, encoder=job.model.encoder, sharing={"kind": "hard"})
-    )
+    return replace(job, model=shared_hard(job.model))
 
 
 def _write_base(job: Job, path: Path) -> Path:

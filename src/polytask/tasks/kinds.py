@@ -27,6 +27,7 @@ KINDS = Catalogue(
         "segmentation": "polytask.tasks.labels.segmentation:KIND",
         "dense_regression": "polytask.tasks.labels.dense_regression:KIND",
         "ranking": "polytask.tasks.labels.ranking:KIND",
+        "boxes": "polytask.tasks.labels.boxes:KIND",
         "surface_normals": "polytask.tasks.labels.surface_normals:KIND",
     },
 )

@@ -32,12 +32,14 @@ class Metric:
         single: for binary or regression outputs [n].
         multiclass: for outputs [n, C]; None if the metric has no such form.
         grouped: instead of both, for a metric that is taken within groups of rows.
+        together: whether `single` gets all numbers of the rows end to end; otherwise [n, L] is taken column by column.
     """
 
     higher_is_better: bool
     single: Compute | None
     multiclass: Compute | None = None
     grouped: GroupedCompute | None = None
+    together: bool = False
 
     def compute(self, outputs: Tensor, labels: Tensor, present: Tensor, groups: Tensor | None = None) -> float | None:
         """The metric over the labels that exist, in float64; None where it is undefined.
@@ -53,7 +55,7 @@ class Metric:
             raise BadValue("the shape of outputs, labels and present", shapes, "as many rows in each")
         outputs = outputs.detach().to("cpu", torch.float64)
         labels, present = labels.cpu(), present.cpu()
-        if labels.ndim == 2:
+        if labels.ndim == 2 and not self.together:
             columns = range(labels.shape[1])
             return _mean_defined([self.compute(outputs[:, c], labels[:, c], present[:, c]) for c in columns])
         outputs, labels = outputs[present], labels[present]
@@ -286,6 +288,21 @@ def _median_angle(outputs: Tensor, labels: Tensor) -> float | None:
     return float(_angles(outputs, labels).median())
 
 
+def _box_iou(outputs: Tensor, labels: Tensor) -> float | None:
+    """Mean over the rows of intersection over union of two boxes (left, top, right, bottom), given end to end.
+
+    Written here, as torchmetrics' needs torchvision. A box whose right is not beyond its left covers nothing.
+    """
+    found, true = outputs.view(-1, 4), labels.view(-1, 4).to(torch.float64)
+    both = torch.cat([found[:, :2].maximum(true[:, :2]), found[:, 2:].minimum(true[:, 2:])], dim=1)
+    common = _areas(both)
+    return float((common / (_areas(found) + _areas(true) - common)).mean())
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+
+
 def _within(degrees: float) -> Compute:
     """The share of vectors that are less than so far off."""
     return lambda outputs, labels: float((_angles(outputs, labels) < degrees).double().mean())
@@ -317,6 +334,7 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric(False, _rmse),
     "mae": Metric(False, _mae),
     "mean_iou": Metric(True, _mean_iou, _mean_iou),
+    "box_iou": Metric(True, _box_iou, together=True),
     "relative_error": Metric(False, _relative_error),
     "mean_angle": Metric(False, _mean_angle),
     "median_angle": Metric(False, _median_angle),

@@ -45,7 +45,8 @@ def beginning(model: nn.Module, names: Iterable[str], prefixes: Sequence[str], w
         prefixes = [*of_tasks, *(prefix for prefix in prefixes if prefix != OWN)]
     for prefix in prefixes:
         if not any(begins(name, prefix) for name in every):
-            beginnings = [name for name, _ in model.named_modules() if name and name.count(".") < 3]
+            places = [name for name, _ in model.named_modules() if name and name.count(".") < 3]
+            beginnings = [place for place in places if any(begins(name, place) for name in every)]
             raise UnknownName("beginning of a parameter's name", prefix, beginnings, where)
     return [name for name in names if any(begins(name, prefix) for prefix in prefixes)]
 

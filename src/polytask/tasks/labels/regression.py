@@ -18,16 +18,15 @@ from polytask.tasks.task import Task
 METRICS = ("r2", "rmse", "mae", "explained_variance")
 
 
-def _read(frame: Any, task: Task, place: str | None) -> tuple[np.ndarray, np.ndarray]:
+def read_numbers(frame: Any, column: str, task: Task, place: str | None) -> tuple[np.ndarray, np.ndarray]:
     """(float64 values, is present) [N]; 0 where absent."""
     import polars as pl
 
-    (column,) = task.label_columns
     where = locate(task, column, place)
     series = read_labels(frame, column, task, place)
     if series.dtype in (pl.String, pl.Boolean):
         found = found_values(series.drop_nulls().unique().sort())
-        raise DataError(f"{where}: regression labels of type {series.dtype}: {found}; allowed: numbers")
+        raise DataError(f"{where}: {task.kind} labels of type {series.dtype}: {found}; allowed: numbers")
     values, present = series.cast(pl.Float64).fill_null(0.0).to_numpy(), series.is_not_null().to_numpy()
     infinite = int(np.isinf(values).sum())
     if infinite:
@@ -45,7 +44,7 @@ def fitted(task: Task, frames: Iterable[Any], place: str | None) -> Target:
     count, mean, squares = 0, 0.0, 0.0  # squares: the sum of squared deviations from the mean
     smallest, largest = math.inf, -math.inf
     for frame in frames:
-        values, present = _read(frame, task, place)
+        values, present = read_numbers(frame, column, task, place)
         values = values[present]
         if not len(values):
             continue
@@ -61,7 +60,8 @@ def fitted(task: Task, frames: Iterable[Any], place: str | None) -> Target:
 
 
 def encoded(target: Target, frame: Any, place: str | None) -> tuple[Tensor, Tensor]:
-    values, present = _read(frame, target.task, place)
+    (column,) = target.task.label_columns
+    values, present = read_numbers(frame, column, target.task, place)
     labels = np.where(present, (values - target.mean) / target.std, 0.0)
     return torch.from_numpy(labels.astype(np.float32)), torch.from_numpy(present.copy())
 
