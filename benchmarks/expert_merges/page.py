@@ -11,6 +11,9 @@ MIB = 2**20
 KEPT_BY_TALL_MASKS = 99.0
 """Percent of the experts' accuracy that arXiv:2405.07813 reports TALL-masks to keep, at least."""
 
+KEPT_BY_GRAFTS = 95.0
+"""Percent that arXiv:2302.06600 reports of grafts."""
+
 APART = 2.0
 """Percent between two means of shares below which nothing is said: a mean over six tasks of 250 to 400 test rows each,
 with scores near 0.85, has a standard error of about 1."""
@@ -85,7 +88,7 @@ def _sentences(results: Results) -> str:
 def _orderings(results: Results) -> str:
     """What the papers report, and what was found."""
     rows = {row["name"].partition(" ")[0]: row for row in results["rows"]}
-    sentences = [_of_tall_masks(results)]
+    sentences = [_of_tall_masks(results), *_of_grafts(rows, results)]
     for name, other, paper in ORDERINGS:
         if name in rows and other in rows:
             pairs = _paired(results, rows[name]["name"], rows[other]["name"])
@@ -128,6 +131,19 @@ def _of_tall_masks(results: Results) -> str:
         f"TALL-masks keep over {KEPT_BY_TALL_MASKS:.0f} % of the experts' accuracy at a fraction of the storage "
         f"(arXiv:2405.07813): {so}, {_percent(kept)} at {_percent(size)} of the bytes."
     )
+
+
+def _of_grafts(rows: Mapping[str, Results], results: Results) -> list[str]:
+    if "graft" not in rows:
+        return []
+    kept = _mean(results, rows["graft"])
+    so = "so it is here" if kept > KEPT_BY_GRAFTS else "**not so here**"
+    said = (
+        f"A graft of about 0.01 % of the parameters keeps over {KEPT_BY_GRAFTS:.0f} % of a fine-tune's accuracy "
+        f"(arXiv:2302.06600, one task at a time): {so}, {_percent(kept)} where the grafts of all tasks lie on one "
+        "base, after the few steps that the row's name tells."
+    )
+    return [said]
 
 
 def _table(results: Results) -> str:

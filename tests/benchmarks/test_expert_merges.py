@@ -162,6 +162,15 @@ def test_the_words_tell_what_was_measured(measured: tuple[dict[str, Any], list[s
     assert "`ties` beats `task_arithmetic` (arXiv:2306.01708): not told apart here" in page.blocks(better)[1]
 
 
+def test_grafts_are_told_beside_what_their_paper_reports(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    results = json.loads(json.dumps(measured[0]))
+    assert "A graft of" not in page.blocks(results)[1]
+    results["rows"][0] |= {"name": "graft steps=60", "test": dict.fromkeys(results["tasks"], 0.0)}
+    assert "one task at a time): **not so here**, 0.0 % where the grafts" in page.blocks(results)[1]
+    results["rows"][0]["test"] = {task: about["test"] for task, about in results["tasks"].items()}
+    assert "one task at a time): so it is here, 100.0 % where the grafts" in page.blocks(results)[1]
+
+
 def test_more_methods_join_only_on_the_same_experts(measured: tuple[dict[str, Any], list[str], Path]) -> None:
     results, _, _ = measured
     more = {**results, "rows": [{**results["rows"][0], "name": "other"}], "left_out": {"ties": "a reason"}}
