@@ -31,6 +31,8 @@ class Experiment(Strict):
         beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules). Recipe,
             settings, seeds, learning rates and `against` are that one's; single-task models and the row `against` are
             measured again, and must come out the same.
+        other_seeds: of kind expert_merges, beside another: experts of these seeds are trained too, and the rules merge
+            them; what stands beside the rules has the first seed alone.
         parameters: of the models that are merged; of every row of a comparison, if all are to have as many.
         prepare: how the data folder is changed before: `distinct_texts` takes training rows out whose text is in the
             validation or test split of any source.
@@ -58,6 +60,7 @@ class Experiment(Strict):
     sharing: tuple[str, ...] | None = None
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     seeds: int | None = Field(default=None, ge=1)
+    other_seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     learning_rate_multiples: tuple[float, ...] | None = None
     prepare: Literal["distinct_texts"] | None = None
     parameters: float | None = Field(default=None, gt=0)
@@ -79,6 +82,8 @@ class Experiment(Strict):
             told -= {"rules", "settings"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")
+        if self.other_seeds is not None and (self.kind != EXPERT_MERGES or self.beside is None):
+            raise ValueError("other_seeds belongs to kind expert_merges, beside another experiment")
         if self.against is not None and self.against not in (self.rules or ()):
             raise ValueError(f"against: {self.against!r} is none of the rules")
         return self

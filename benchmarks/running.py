@@ -181,12 +181,17 @@ def _merged_experts(
 
     assert experiment.recipe is not None  # the experiment's own check
     prepared, data_dir = _prepared(experiment, data_dir, place)
-    read = read_recipe(experiment.recipe, experiment.settings)
-    job = make_job(read, data_dir=data_dir)
+    seeds = [{"train.seed": seed} for seed in experiment.other_seeds or ()]
     rules, alone = experiment.rules or ROOMS, experiment.beside is None
-    measured = measure.measure(job, place, rules, say, data_dir=data_dir, alone=alone)
-    commits = measured.pop("commits_of_runs")
-    return {"results": measured, "recipe": read.recipe.resolved(), "commits_of_runs": commits, **prepared}
+    found, commits = [], dict[str, None]()
+    for changed in seeds or [{}]:
+        read = read_recipe(experiment.recipe, {**experiment.settings, **changed})
+        job, inner = make_job(read, data_dir=data_dir), place / f"seed-{changed['train.seed']}" if changed else place
+        found.append(measure.measure(job, inner, rules, say, data_dir=data_dir, alone=alone))
+        commits |= dict.fromkeys(found[-1].pop("commits_of_runs"))
+    measured = {"other_seeds": found} if seeds else found[0]
+    recipe = read_recipe(experiment.recipe, experiment.settings).recipe.resolved()
+    return {"results": measured, "recipe": recipe, "commits_of_runs": sorted(commits), **prepared}
 
 
 def _prepared(experiment: Experiment, data_dir: Path | None, place: Path) -> tuple[dict[str, Any], Path | None]:

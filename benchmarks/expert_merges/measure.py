@@ -24,11 +24,16 @@ from polytask.core.errors import NotFinite
 from polytask.evaluation.formatting import fixed
 from polytask.merging.stores.packing import pack
 from polytask.merging.stores.unpacking import StoredTask
+from polytask.studies.alternating import alternate
 from polytask.studies.experts import JOINT, Experts, train_experts
+from polytask.training.events import Listener
 from polytask.training.job import Job
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
+
+ROUNDS = 5
+"""Of alternating tuning and merging."""
 
 
 def measure(
@@ -52,7 +57,7 @@ def measure(
     """
     digest = hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
     listener = _Runs(say)
-    experts = train_experts(job, place.parent / f"experts-{digest}", joint=True, listeners=[listener])
+    experts = train_experts(job, place.parent / f"experts-{digest}", joint=alone, listeners=[listener])
     bench = Bench(job, experts, place, say, data_dir)
     chosen, left_out = methods_for(job.tasks, methods)
     rows = []
@@ -62,14 +67,17 @@ def measure(
         left_out |= {method.name: row["failed"]} if "failed" in row else {}
     return {
         "tasks": {
-            task: {"metric": about["metric"], **{split: bench.experts[split][task] for split in bench.experts}}
-            for task, about in experts.results[JOINT]["tasks"].items()
+            task: {
+                "metric": experts.results[task]["tasks"][task]["metric"],
+                **{split: scores[task] for split, scores in bench.experts.items()},
+            }
+            for task in job.tasks
         },
         "seed": job.run.seed,
         "settings_tried": SETTINGS,
         "rows": rows,
         "left_out": left_out,
-        "beside": bench.beside() if alone else {},
+        "beside": bench.beside(place.parent / f"alternating-{digest}", [listener]) if alone else {},
         "training": {name: _training(found) for name, found in experts.results.items()},
         "commits_of_runs": sorted({str(found["provenance"]["commit"]) for found in experts.results.values()}),
     }
@@ -83,8 +91,8 @@ class Bench:
     """
 
     def __init__(self, job: Job, experts: Experts, place: Path, say: Say, data_dir: Path | None) -> None:
-        self._tasks, self._of, self._place, self._say = list(job.tasks), experts, place, say
-        self._data_dir = data_dir
+        self._job, self._tasks, self._of = job, list(job.tasks), experts
+        self._place, self._say, self._data_dir = place, say, data_dir
         self._scorer = Scorer(job)
         self._own = {task: _weights(path) for task, path in experts.tasks.items()}
         everywhere = set.intersection(*(set(own) for own in self._own.values()))
@@ -132,10 +140,16 @@ class Bench:
             **cost,
         }
 
-    def beside(self) -> dict[str, Row]:
-        """What stands beside the methods."""
+    def beside(self, alternating: Path, listeners: Sequence[Listener] = ()) -> dict[str, Row]:
+        """What stands beside the methods.
+
+        Args:
+            alternating: where experts are tuned and merged in turn.
+            listeners: called with the events of that.
+        """
         stores = {kind: self.kept(f"store-{kind}", lambda kind=kind: self.store(kind)) for kind in STORES}
-        return {"base": self.kept("base", self.base), "joint": self.joint(), **stores}
+        base, atm = self.kept("base", self.base), self.kept("atm", lambda: self.atm(alternating, listeners))
+        return {"base": base, "joint": self.joint(), "atm": atm, **stores}
 
     def base(self) -> Row:
         """The start itself, with the experts' heads: what a merge that changes nothing would be."""
@@ -145,6 +159,12 @@ class Bench:
         """One model of all tasks, trained."""
         found = self._of.results[JOINT]
         return {split: {task: _score(found, task, split) for task in self._tasks} for split in _SPLITS}
+
+    def atm(self, place: Path, listeners: Sequence[Listener]) -> Row:
+        """Tuning and merging in turn, with as many steps as the experts had."""
+        merged = alternate(self._job, place, rounds=ROUNDS, listeners=listeners)
+        weights = self._whole(_weights(merged))
+        return {**{split: self._scorer(weights, split) for split in _SPLITS}, "rounds": ROUNDS}
 
     def store(self, kind: str) -> Row:
         """A store, and each task's model from it on its own task; of TALL-masks each task takes its best."""

@@ -5,15 +5,15 @@ from typing import Any
 
 from benchmarks.expert_merges.measure import share
 from polytask.core.errors import CheckpointError
-from polytask.evaluation.formatting import MINUS, counted, duration, fixed, listed
+from polytask.evaluation.formatting import MINUS, counted, duration, fixed, in_words, listed
 
 MIB = 2**20
 KEPT_BY_TALL_MASKS = 99.0
 """Percent of the experts' accuracy that arXiv:2405.07813 reports TALL-masks to keep, at least."""
 
 APART = 2.0
-"""Percent between two means of shares below which nothing is said: a mean over five tasks of 250 test rows each, with
-scores near 0.85, has a standard error of about 1.2."""
+"""Percent between two means of shares below which nothing is said: a mean over six tasks of 250 to 400 test rows each,
+with scores near 0.85, has a standard error of about 1."""
 
 ORDERINGS = (
     ("adamerging", "task_arithmetic", "arXiv:2310.02575"),
@@ -28,6 +28,7 @@ ORDERINGS = (
 _BESIDE = {
     "base": "the base with the experts' heads",
     "joint": "one model trained on all tasks",
+    "atm": "tuning and merging in turn (ATM)",
     "tall_masks": "a store of `tall_masks`: a task's own model",
     "emr": "a store of `emr`: a task's own model",
     "sparse": "a store of `sparse`, 5 % of the elements: a task's own model",
@@ -48,8 +49,11 @@ def joined(first: Results, *others: Results) -> dict[str, Any]:
         CheckpointError: they did not merge the same experts.
     """
     rows = {row["name"]: row for row in first["rows"]}
-    left_out = dict(first["left_out"])
+    left_out, seeds = dict(first["left_out"]), list[Results]()
     for other in others:
+        if "other_seeds" in other:
+            seeds += other["other_seeds"]
+            continue
         if other["tasks"] != first["tasks"]:
             raise CheckpointError("results of merged experts cannot be joined: the experts' scores differ")
         rows = {**{row["name"]: row for row in other["rows"]}, **rows}
@@ -57,6 +61,7 @@ def joined(first: Results, *others: Results) -> dict[str, Any]:
     return {
         **first,
         "rows": list(rows.values()),
+        "other_seeds": seeds,
         "left_out": {name: why for name, why in left_out.items() if name not in rows},
     }
 
@@ -83,13 +88,36 @@ def _orderings(results: Results) -> str:
     sentences = [_of_tall_masks(results)]
     for name, other, paper in ORDERINGS:
         if name in rows and other in rows:
-            ours, theirs = (_mean(results, rows[each]) for each in (name, other))
-            apart = "so it is here" if ours > theirs else "**not so here**"
-            found = apart if abs(ours - theirs) > APART else "not told apart here"
-            sentences.append(
-                f"`{name}` beats `{other}` ({paper}): {found}, {_percent(ours)} beside {_percent(theirs)}."
-            )
-    return f"What the papers report, with one seed of experts: {' '.join(sentences)}"
+            pairs = _paired(results, rows[name]["name"], rows[other]["name"])
+            found = _verdict([ours - theirs for ours, theirs in pairs])
+            means = [_percent(sum(values) / len(pairs)) for values in zip(*pairs, strict=True)]
+            seeds = f" over {in_words(len(pairs))} seeds" if len(pairs) > 1 else ""
+            sentences.append(f"`{name}` beats `{other}` ({paper}): {found}, {means[0]} beside {means[1]}{seeds}.")
+    return f"What the papers report, with one seed of experts where no more are named: {' '.join(sentences)}"
+
+
+def _paired(results: Results, name: str, other: str) -> list[tuple[float, float]]:
+    """The means of two methods, a pair for each seed that has both."""
+    ours, theirs = (_of_seeds(results, each) for each in (name, other))
+    return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
+
+def _verdict(differences: Sequence[float]) -> str:
+    """On one method's means minus another's, a seed each: apart where they are on average and no seed disagrees."""
+    mean = sum(differences) / len(differences)
+    if abs(mean) <= APART or any(each * mean <= 0 for each in differences):
+        return "not told apart here"
+    return "so it is here" if mean > 0 else "**not so here**"
+
+
+def _of_seeds(results: Results, name: str) -> dict[int, float]:
+    """Seed of the experts -> the method's mean, where it merged them."""
+    return {
+        found["seed"]: _mean(found, row)
+        for found in (results, *results.get("other_seeds", ()))
+        for row in found["rows"]
+        if row["name"] == name
+    }
 
 
 def _of_tall_masks(results: Results) -> str:
@@ -104,7 +132,9 @@ def _of_tall_masks(results: Results) -> str:
 
 def _table(results: Results) -> str:
     tasks = results["tasks"]
-    head = ["", "chosen", "mean", *tasks, "mean, defaults", "time", "memory"]
+    seeds = 1 + len(results.get("other_seeds", ()))
+    over = [f"mean of {in_words(seeds)} seeds (lowest, highest)"] if seeds > 1 else []
+    head = ["", "chosen", "mean", *over, *tasks, "mean, defaults", "time", "memory"]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     own = [fixed(about["test"], 3) for about in tasks.values()]
     metrics = [about["metric"] for about in tasks.values()]
@@ -125,7 +155,8 @@ def _table(results: Results) -> str:
                 if "bytes" in beside
                 else ""
             )
-            lines.append([words, size, *_shares(results, beside), *_NOT_MERGED])
+            mean, *shares = _shares(results, beside)
+            lines.append([words, size, mean, *("" for _ in over), *shares, *_NOT_MERGED])
     lines += [_line(results, row) for row in _ranked(results)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -133,7 +164,12 @@ def _table(results: Results) -> str:
 def _line(results: Results, row: Results) -> list[str]:
     defaults = _percent(share(row["defaults"]["test"], _experts(results, "test")) * 100)
     costs = [duration(row["seconds"]), f"{row['anonymous'] / MIB:.0f} MiB"]
-    return [f"`{row['name']}`", _settings(row["settings"]), *_shares(results, row), defaults, *costs]
+    mean, *shares = _shares(results, row)
+    found = list(_of_seeds(results, row["name"]).values())
+    seeds = 1 + len(results.get("other_seeds", ()))
+    range_ = f"{_percent(sum(found) / seeds)} ({_percent(min(found))}, {_percent(max(found))})"
+    over = [range_ if len(found) == seeds else ""] if seeds > 1 else []
+    return [f"`{row['name']}`", _settings(row["settings"]), mean, *over, *shares, defaults, *costs]
 
 
 def _shares(results: Results, row: Results) -> list[str]:
@@ -165,10 +201,21 @@ def _caption(results: Results) -> str:
         settings,
         data if any("=" in row["name"] for row in results["rows"]) else "",
         "Time and memory are those of the merge with the defaults, beyond a process that has imported polytask.",
-        f"One seed of experts (seed {results['seed']}), so differences of a few percent mean nothing.",
+        _on_seeds(results),
         f"Training took {seconds[0]} for the experts, {seconds[1]} for the joint model.",
     ]
     return " ".join(part for part in told if part)
+
+
+def _on_seeds(results: Results) -> str:
+    first, others = results["seed"], [found["seed"] for found in results.get("other_seeds", ())]
+    if not others:
+        return f"One seed of experts (seed {first}), so differences of a few percent mean nothing."
+    return (
+        f"The experts are those of seed {first}; the methods with a mean over seeds merged those of "
+        f"{listed([str(seed) for seed in others])} too, with the settings chosen anew. Differences of a few percent mean "
+        "nothing."
+    )
 
 
 def _training(results: Results) -> dict[str, float]:
