@@ -14,6 +14,9 @@ KEPT_BY_TALL_MASKS = 99.0
 KEPT_BY_GRAFTS = 95.0
 """Percent that arXiv:2302.06600 reports of grafts."""
 
+WEAK = 0.3
+"""A test score below this makes a task's shares large or negative by few rows."""
+
 APART = 2.0
 """Percent between two means of shares below which nothing is said: a mean over six tasks of 250 to 400 test rows each,
 with scores near 0.85, has a standard error of about 1."""
@@ -203,6 +206,8 @@ def _caption(results: Results) -> str:
         f"The expert of {listed(useless)} learned nothing in these few steps (its metric is 0 or less): its task has "
         "no shares, is shown by its own score, and is in no mean."
     )
+    weak = [f"{task} ({fixed(own, 3)})" for task, own in _experts(results, "test").items() if 0 < own < WEAK]
+    swings = f"The expert of {listed(weak)} is weak, so shares of it swing, and the mean with them."
     settings = (
         f"Every method tried {results['settings_tried']} settings, its defaults among them, chosen on the validation "
         "split, by which rows are ordered: lengths of the merged vector (`scale`), and for a method with a density "
@@ -213,6 +218,7 @@ def _caption(results: Results) -> str:
     told = [
         "Test scores as a share of the expert's own, whose scores are in the first row; the mean is over tasks.",
         nothing if useless else "",
+        swings if weak else "",
         settings,
         data if any("=" in row["name"] for row in results["rows"]) else "",
         "Time and memory are those of the merge with the defaults, beyond a process that has imported polytask.",
