@@ -107,9 +107,9 @@ def test_largest_in_memory_is_trim_of_a_tensor() -> None:
     """With ties, which go by index: values of half precision have many."""
     values = (normal(4, 700) * 4).round() / 4
     for density in (1e-9, 0.1, 0.29, 0.5, 1.0):
-        wanted = torch.stack([alone("trim", row, density=density, scope="tensor") for row in values])
-        assert torch.equal(largest(values, density), wanted)
-    assert largest(torch.zeros(2, 0), 0.5).shape == (2, 0)
+        for row in values:
+            assert torch.equal(largest(row, density), alone("trim", row, density=density, scope="tensor"))
+    assert largest(torch.zeros(0), 0.5).shape == (0,)
 
 
 def test_select_keeps_the_positions_of_largest_variance() -> None:

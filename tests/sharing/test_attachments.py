@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from tests.sharing.models import OUTPUTS, SHARING_OPTIONS, TABLE, heads_of, table_inputs, uniform
+from tests.sharing.models import (
+    OUTPUTS,
+    SHARING_OPTIONS,
+    TABLE,
+    heads_of,
+    inputs_of,
+    on_graphs,
+    schema_of,
+    table_inputs,
+    uniform,
+)
 from torch import Tensor, nn
 
 from polytask.core.errors import BadValue, MissingInput, NotFinite, UnknownName
@@ -36,10 +46,9 @@ def double(*shape: int, seed: int = 0) -> Tensor:
 
 def model_with(*kinds: str, sharing: str = "hard", seed: int = 0) -> MultiTaskModel:
     options = [ATTACHMENTS.find(kind).Options(**OPTIONS[kind]) for kind in kinds]
-    spec = ModelSpec(
-        encoder={"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8]}, sharing=SHARING_OPTIONS[sharing]
-    )
-    return build_model(spec, TABLE, OUTPUTS, heads_of(sharing), seed=seed, attachments=options)
+    tabular, graph = {"kind": "tabular", "embedding": 3, "hidden_sizes": [11, 8]}, {"kind": "gnn", "width": 6}
+    spec = ModelSpec(encoder=graph if on_graphs(sharing) else tabular, sharing=SHARING_OPTIONS[sharing])
+    return build_model(spec, schema_of(sharing), OUTPUTS, heads_of(sharing), seed=seed, attachments=options)
 
 
 def test_every_attachment_has_options_here() -> None:
@@ -307,7 +316,7 @@ VECTORS = [kind for kind in SHARING.names() if kind != "single" and "vector" in 
 @pytest.mark.parametrize("sharing", VECTORS)
 def test_every_architecture_takes_them_or_says_why_not(sharing: str) -> None:
     """Each task's features come from its own version of the representation, whoever else is asked for."""
-    model, inputs = model_with(sharing=sharing).eval(), table_inputs(5)
+    model, inputs = model_with(sharing=sharing).eval(), inputs_of(sharing, 5)
     if not model.sharing.shares:
         with pytest.raises(MissingInput, match="the tasks share no representation"):
             model_with("rotograd", sharing=sharing)

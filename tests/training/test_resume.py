@@ -160,8 +160,10 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_a_full_disk_under_the_event_stream_is_one_clear_error(tmp_path):
-    with largest_file(2500), pytest.raises(CheckpointError, match=r"events\.jsonl: could not be written"):
-        train(tmp_path / "run", train__epochs=20, train__checkpoint_every="end", train__evaluate_every=1000)
+    train(tmp_path / "other", train__epochs=1)
+    recipe = (tmp_path / "other" / "recipe.yaml").stat().st_size  # which is written first, whole
+    with largest_file(recipe + 500), pytest.raises(CheckpointError, match=r"events\.jsonl: could not be written"):
+        train(tmp_path / "run", train__epochs=40, train__checkpoint_every="end", train__evaluate_every=1000)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.sharing.models import CASES, TABLE, on_pictures, options_of
+from tests.sharing.models import CASES, TABLE, on_graphs, on_pictures, options_of
 
 import polytask
 from polytask.sharing import SHARING
 
-KINDS = [case for case in CASES if not on_pictures(case)]
+KINDS = [case for case in CASES if not on_pictures(case) and not on_graphs(case)]
 RULES: dict[str, Any] = {
     "loss": "uncertainty",
     "gram": "pcgrad",
