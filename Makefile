@@ -59,11 +59,10 @@ test-all: $(DEV)  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 # import-linter runs without its cache, which has missed changed files.
-# In parallel ty now and then takes one class for two, where modules name each other.
 lint: $(DEV)  ## style, types and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	TY_MAX_PARALLELISM=1 $(BIN)/ty check
+	$(BIN)/ty check
 	$(BIN)/lint-imports --no-cache
 
 format: $(DEV)  ## let ruff mend what it can
