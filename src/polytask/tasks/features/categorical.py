@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from polytask.core.errors import DataError
+from polytask.tasks.features.counts import Counts
 from polytask.tasks.features.feature import Place
 from polytask.tasks.features.options import CategoricalOptions
 
@@ -23,7 +24,7 @@ class Categorical:
         self.columns: tuple[str, ...] = (column,)
         self.type = ""
         self.values: list[Any] = []
-        self._counts: list[pl.DataFrame] = []
+        self._counts = Counts()
 
     @property
     def cardinality(self) -> int:
@@ -31,17 +32,11 @@ class Categorical:
 
     def observe(self, frame: pl.DataFrame, place: Place) -> None:
         self.type = self.type or value_type(frame.schema[self.column])
-        series = typed(frame[self.column], self.type, place).alias("value")
-        self._counts = [pl.concat([*self._counts, count_values(series)]).group_by("value").agg(pl.col("count").sum())]
+        self._counts.add(typed(frame[self.column], self.type, place))
 
     def finish(self, place: Place) -> None:
-        counts = self._counts[0]
-        if not len(counts):
-            raise DataError(
-                f"{place.where}: column {self.column!r} has no value in training; leave it out: drop: [{self.column}]"
-            )
-        self.values = counts.filter(pl.col("count") >= self.options.minimum_count)["value"].sort().to_list()
-        self._counts = []
+        self.values = self._counts.frequent(self.options.minimum_count, self.column, place)
+        self._counts = Counts()
 
     def encode(self, frame: pl.DataFrame, place: Place) -> np.ndarray:
         """int64 [N]."""
@@ -83,11 +78,6 @@ def typed(series: pl.Series, type_name: str, place: Place) -> pl.Series:
             f"{row}: column {series.name!r} is {series[position]!r}; allowed: type {type_name}, as in training"
         )
     return converted.fill_nan(None) if wanted == pl.Float64 else converted
-
-
-def count_values(series: pl.Series) -> pl.DataFrame:
-    """A row a distinct value that is not missing: value, count."""
-    return series.drop_nulls().alias("value").value_counts().select("value", pl.col("count").cast(pl.Int64))
 
 
 def indices(series: pl.Series, values: list[Any]) -> np.ndarray:

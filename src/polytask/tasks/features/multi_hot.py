@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polytask.core.errors import DataError
-from polytask.tasks.features.categorical import count_values
+from polytask.tasks.features.counts import Counts
 from polytask.tasks.features.feature import Place
 from polytask.tasks.features.lists import as_lists, entries, type_of_values
 from polytask.tasks.features.options import MultiHotOptions
@@ -23,7 +22,7 @@ class MultiHot:
         self.type = ""
         self.values: list[Any] = []
         self.remarks: list[str] = []
-        self._counts: list[pl.DataFrame] = []
+        self._counts = Counts()
 
     @property
     def width(self) -> int:
@@ -32,18 +31,15 @@ class MultiHot:
     def observe(self, frame: pl.DataFrame, place: Place) -> None:
         lists = self._lists(frame, place)
         self.type = self.type or type_of_values(lists)
-        counts = count_values(entries(lists, self.type, place)["value"])
-        self._counts = [pl.concat([*self._counts, counts]).group_by("value").agg(pl.col("count").sum())]
+        self._counts.add(entries(lists, self.type, place)["value"])
 
     def finish(self, place: Place) -> None:
-        counts = self._counts[0].sort(["count", "value"], descending=[True, False])
-        if not len(counts):
-            raise DataError(f"{place.where}: column {self.column!r} has no value in training; drop: [{self.column}]")
+        counts = self._counts.total(self.column, place).sort(["count", "value"], descending=[True, False])
         self.values = counts["value"].head(self.options.most).sort().to_list()
         if len(counts) > self.options.most:
             what = f"the {self.options.most} most frequent of {len(counts)} values are kept (option `most`)"
             self.remarks = [f"column {self.column!r}: {what}"]
-        self._counts = []
+        self._counts = Counts()
 
     def write(self, frame: pl.DataFrame, place: Place, into: np.ndarray) -> None:
         long = entries(self._lists(frame, place), self.type, place).drop_nulls("value")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polytask.core.errors import DataError
-from polytask.tasks.features.categorical import RESERVED, count_values, indices
+from polytask.tasks.features.categorical import RESERVED, indices
+from polytask.tasks.features.counts import Counts
 from polytask.tasks.features.feature import Place
 from polytask.tasks.features.lists import as_lists, entries, type_of_values
 from polytask.tasks.features.options import SequenceOptions
@@ -26,7 +26,7 @@ class Sequence:
         self.columns: tuple[str, ...] = (column,)
         self.type = ""
         self.values: list[Any] = []
-        self._counts: list[pl.DataFrame] = []
+        self._counts = Counts()
         self._long = self._rows = 0
 
     @property
@@ -43,15 +43,11 @@ class Sequence:
     def observe(self, frame: pl.DataFrame, place: Place) -> None:
         lists = self._lists(frame, place)
         self.type = self.type or type_of_values(lists)
-        counts = count_values(entries(lists, self.type, place)["value"])
-        self._counts = [pl.concat([*self._counts, counts]).group_by("value").agg(pl.col("count").sum())]
+        self._counts.add(entries(lists, self.type, place)["value"])
 
     def finish(self, place: Place) -> None:
-        counts = self._counts[0]
-        if not len(counts):
-            raise DataError(f"{place.where}: column {self.column!r} has no value in training; drop: [{self.column}]")
-        self.values = counts.filter(pl.col("count") >= self.options.minimum_count)["value"].sort().to_list()
-        self._counts = []
+        self.values = self._counts.frequent(self.options.minimum_count, self.column, place)
+        self._counts = Counts()
 
     def encode(self, frame: pl.DataFrame, place: Place) -> tuple[np.ndarray, np.ndarray]:
         """(int64 [total], the rows' indices end to end; int64 [N], how many each row has)."""
