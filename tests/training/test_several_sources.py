@@ -1,5 +1,6 @@
 """Tasks that several sources have labels of, and pairs of a source and a task that no training row had."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.training.runs import recipe, table
 from torch import Tensor, nn
 
 import polytask
-from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.errors import BadValue, DataError, MissingInput, UnknownName
 from polytask.evaluation.scores import outputs_on
 from polytask.recipes.reading import read_recipe
 from polytask.recipes.run import make_job
@@ -199,6 +200,31 @@ def test_merged_runs_keep_all_sources_of_a_task(tmp_path: Path) -> None:
     assert merged.predict(sources()["right"], ["price"], source="right").height == 120
 
 
+# ---- tasks that have one label in training
+
+
+def test_of_sources_that_disagree_about_such_a_task_the_strictest_decides() -> None:
+    rows = sources()
+    for columns in rows.values():
+        columns["price"] = np.ones(len(columns["price"]))
+    strict = {"sources": {"left": {"degenerate": "keep"}, "right": {"degenerate": "error"}}}
+    with pytest.raises(DataError, match=r"'price'.*degenerate: drop \| keep"):
+        make_job(read_recipe(values(data=strict)), data=rows)
+    dropping = {"sources": {"left": {"degenerate": "keep"}, "right": {"degenerate": "drop"}}}
+    assert list(make_job(read_recipe(values(data=dropping)), data=rows).data.targets) == ["click", "topic"]
+
+
+def test_a_source_that_no_task_is_left_of_is_said_to_be_left_out() -> None:
+    rows = sources()
+    rows["right"] |= {"price": np.ones(120), "topic": np.array(["one"] * 120)}
+    tasks = {"click": {"kind": "binary", "source": "left"}, "topic": {"kind": "multiclass", "source": "right"}}
+    settings = {"tasks": tasks, "data": {"degenerate": "drop"}}
+    data = make_job(read_recipe(values(**settings)), data=rows).data
+    assert list(data.sources) == ["left"]
+    assert re.search("'topic'.*the task is dropped", data.remarks[-2])
+    assert data.remarks[-1] == "source 'right' has no task left and is not used"
+
+
 # ---- mistakes
 
 
@@ -215,3 +241,11 @@ def test_merged_runs_keep_all_sources_of_a_task(tmp_path: Path) -> None:
 def test_mistakes(changed: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         job(tasks={**TASKS, "price": {**TASKS["price"], **changed}})
+
+
+def test_the_source_that_is_meant_without_being_named_cannot_be_held_out() -> None:
+    tasks = {"click": {"kind": "binary", "held_out": ["left"]}}
+    with pytest.raises(
+        BadValue, match=r"tasks.click: held_out is \['left'\]; allowed: not left, which it is trained on"
+    ):
+        make_job(read_recipe(values(tasks=tasks)), data={"left": sources()["left"]})

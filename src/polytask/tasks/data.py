@@ -62,7 +62,7 @@ class Data:
     """All sources of a run and the tasks fitted on their training rows, in the recipe's order.
 
     Attributes:
-        between: remarks about several sources together.
+        between: remarks about several sources together, and about those that are left out.
     """
 
     targets: dict[str, Target]
@@ -119,7 +119,7 @@ def load_data(
         if name not in specs:
             raise UnknownName("source", name, specs, where="data handed over from Python")
     by_source = assign_tasks(tasks, list(specs))
-    held_out = held_out_tasks(tasks, list(by_source))
+    held_out = held_out_tasks(tasks, by_source)
     reserved = list(dict.fromkeys(column for task in tasks for column in task.columns))
     opened = {
         name: open_source(
@@ -138,6 +138,7 @@ def load_data(
     if not targets:
         raise DataError("no task is left: every one is degenerate and `degenerate: drop` dropped it")
     sources: dict[str, SourceData] = {}
+    between: list[str] = []
     for name, own in by_source.items():
         fitted = [targets[task.name] for task in own if task.name in targets]
         if fitted:
@@ -146,9 +147,12 @@ def load_data(
             remarks = [*opened[name].remarks, *opened[name].preprocessor.remarks(name)]
             names = [target.task.name for target in fitted]
             sources[name] = SourceData(name, names, splits, opened[name].preprocessor, remarks)
+        else:
+            between += [*opened[name].remarks, f"source {name!r} has no task left and is not used"]
     shared = shared_rows({name: (opened[name].rows, opened[name].columns, opened[name].assignment) for name in sources})
+    between += [] if shared is None else [shared]
     ordered = {task.name: targets[task.name] for task in tasks if task.name in targets}
-    return Data(ordered, sources, () if shared is None else (shared,))
+    return Data(ordered, sources, tuple(between))
 
 
 def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]:
@@ -170,16 +174,20 @@ def assign_tasks(tasks: list[Task], sources: list[str]) -> dict[str, list[Task]]
     return {name: own for name, own in by_source.items() if own}
 
 
-def held_out_tasks(tasks: list[Task], trained: list[str]) -> dict[str, list[Task]]:
-    """source -> the tasks that are only scored on it; `trained` are the sources that other tasks are trained on.
+def held_out_tasks(tasks: list[Task], trained: Mapping[str, list[Task]]) -> dict[str, list[Task]]:
+    """source -> the tasks that are only scored on it; `trained`: source -> those that are trained on it.
 
-    Raises: UnknownName for a source that no task is trained on: nothing would have learned to read its rows.
+    Raises: UnknownName for a source that no task is trained on, as nothing would have learned to read its rows;
+        BadValue for the only source, or the one of the task's name, where `source` does not say what it is trained on.
     """
     found: dict[str, list[Task]] = {name: [] for name in trained}
     for task in tasks:
+        where = f"tasks.{task.name}"
         for name in task.held_out:
             if name not in found:
-                raise UnknownName("source that a task is trained on", name, trained, f"tasks.{task.name}.held_out")
+                raise UnknownName("source that a task is trained on", name, list(trained), f"{where}.held_out")
+            if task in trained[name]:
+                raise BadValue("held_out", list(task.held_out), f"not {name}, which it is trained on", where)
             found[name].append(task)
     return found
 

@@ -96,7 +96,10 @@ def open_source(
 
 
 def fit_targets(by_source: Mapping[str, list[Task]], opened: Mapping[str, Opened]) -> dict[str, Target]:
-    """Each task fitted on the training rows of all its sources; one that `degenerate: drop` drops is left out."""
+    """Each task fitted on the training rows of all its sources; one that `degenerate: drop` drops is left out.
+
+    Of a degenerate task's sources the strictest decides: one that says `error`, else one that says `drop`.
+    """
     of_task: dict[str, list[str]] = {}
     chunks: dict[str, list[pl.DataFrame]] = {}
     for name, tasks in by_source.items():
@@ -109,11 +112,10 @@ def fit_targets(by_source: Mapping[str, list[Task]], opened: Mapping[str, Opened
     for task, names in of_task.items():
         frames = [frame for name in names for frame in chunks[name]]
         place = ", ".join(opened[name].rows.where for name in names)
-        first = opened[names[0]]
-        allowed = first.spec.degenerate != "error"
-        target = Target.fit(every[task], frames, place=place, allow_degenerate=allowed)
-        if target.degenerate and first.spec.degenerate == "drop":
-            first.remarks.append(f"{target.degenerate}; the task is dropped (degenerate: drop)")
+        wishes = [opened[name].spec.degenerate for name in names]
+        target = Target.fit(every[task], frames, place=place, allow_degenerate="error" not in wishes)
+        if target.degenerate and "drop" in wishes:
+            opened[names[0]].remarks.append(f"{target.degenerate}; the task is dropped (degenerate: drop)")
         else:
             targets[task] = target
     return targets
