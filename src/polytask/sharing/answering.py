@@ -11,8 +11,14 @@ from torch.nn import functional
 
 from polytask.sharing.layers import Stack
 from polytask.sharing.output_tokenizers import END, OutputTokenizer, prefix_tree, spelled
-from polytask.sharing.task_tokens import Attention, Block, feedforward_network
-from polytask.sharing.transformer_blocks import Reading, TransformerOptions
+from polytask.sharing.transformer_blocks import (
+    Attention,
+    Reading,
+    TransformerOptions,
+    block,
+    feedforward_network,
+    reader_of,
+)
 
 NOTHING = -1  # fills up the shorter ones of several texts
 
@@ -28,7 +34,7 @@ class Vocabulary(nn.Module):
         super().__init__()
         self.bytes = nn.Parameter(torch.randn(END + 1, width))
         self.bins = nn.Parameter(torch.randn(bins, width))
-        self.block = Block(width, options.heads, options.feedforward, options.dropout, f"sharing {options.kind!r}")
+        self.block = block(width, options)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, texts: Int[Tensor, "texts length"]) -> Float[Tensor, "texts d"]:
@@ -45,7 +51,7 @@ class AnswerLayer(nn.Module):
 
     def __init__(self, width: int, options: TransformerOptions) -> None:
         super().__init__()
-        self.own = Attention(width, options.heads, options.dropout, f"sharing {options.kind!r}")
+        self.own = Attention(width, options.heads, options.dropout, reader_of(options))
         self.memory_norm, self.memory = nn.LayerNorm(width), Reading(width, options.heads)
         self.network_norm = nn.LayerNorm(width)
         self.network = feedforward_network(width, options.feedforward, options.dropout)

@@ -15,7 +15,7 @@ from polytask.sharing.encoders.contract import Tokens
 from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Activation, TaskModules, dense_layers, seeded
 from polytask.sharing.spec import SharingOptions
-from polytask.sharing.task_tokens import check_heads
+from polytask.sharing.transformer_blocks import check_heads
 
 
 class DTRN(Sharing):

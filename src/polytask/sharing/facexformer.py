@@ -16,8 +16,13 @@ from polytask.sharing.gates import Embedding
 from polytask.sharing.layers import Stack, TaskModules, dense_layers, seeded
 from polytask.sharing.sequences import Places, TokenSharing
 from polytask.sharing.spec import DecoderSpec
-from polytask.sharing.task_tokens import Attention, feedforward_network
-from polytask.sharing.transformer_blocks import CrossAttention, TransformerOptions, reader_of
+from polytask.sharing.transformer_blocks import (
+    Attention,
+    CrossAttention,
+    TransformerOptions,
+    feedforward_network,
+    reader_of,
+)
 
 
 class FaceXFormer(TokenSharing):

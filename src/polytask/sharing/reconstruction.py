@@ -14,7 +14,7 @@ from polytask.core.validation import Strict
 from polytask.sharing.encoders.contract import Encoder, MadeOf
 from polytask.sharing.layers import Stack, seeded
 from polytask.sharing.tape import note_penalty, noted
-from polytask.sharing.task_tokens import Block, check_heads
+from polytask.sharing.transformer_blocks import Block, check_heads
 
 
 class ReconstructionOptions(Strict):

@@ -4,18 +4,15 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt
+from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn import functional
 
-from polytask.core.errors import BadValue
 from polytask.sharing.contract import MakeEncoder
 from polytask.sharing.encoders.contract import Tokens
 from polytask.sharing.gates import Embedding
-from polytask.sharing.layers import Stack, TaskModules, seeded
+from polytask.sharing.layers import TaskModules, seeded
 from polytask.sharing.sequences import CoarseTokens
-from polytask.sharing.spec import SharingOptions
+from polytask.sharing.transformer_blocks import TransformerOptions, blocks
 
 
 class TaskTokens(CoarseTokens):
@@ -33,16 +30,10 @@ class TaskTokens(CoarseTokens):
     for its matrices. With both masks a named task costs what a model of that task alone would.
     """
 
-    class Options(SharingOptions):
-        """Attributes: layers; heads of the attention; feedforward, how many times as wide as a token the inner layer
-        is; dropout; features_read_tasks, tasks_read_tasks: false masks it.
-        """
+    class Options(TransformerOptions):
+        """Attributes: those of the transformer; features_read_tasks, tasks_read_tasks: false masks it."""
 
         kind: Literal["task_tokens"] = "task_tokens"
-        layers: PositiveInt = 2
-        heads: PositiveInt = 4
-        feedforward: PositiveInt = 2
-        dropout: float = Field(default=0.0, ge=0, lt=1)
         features_read_tasks: bool = False
         tasks_read_tasks: bool = False
 
@@ -56,10 +47,7 @@ class TaskTokens(CoarseTokens):
             with seeded(seed, "token", task):
                 self.tokens[task] = Embedding(width)
         with seeded(seed, "blocks"):
-            self.blocks = Stack(
-                Block(width, options.heads, options.feedforward, options.dropout, "sharing 'task_tokens'")
-                for _ in range(options.layers)
-            )
+            self.blocks = blocks(width, options)
             self.norm = nn.LayerNorm(width)
 
     def read(self, tokens: Tokens, tasks: list[str]) -> dict[str, Tensor]:
@@ -95,49 +83,3 @@ class TaskTokens(CoarseTokens):
         if not self.options.tasks_read_tasks:
             allowed[features:, features:] = torch.eye(tasks, dtype=torch.bool, device=device)
         return allowed
-
-
-def check_heads(reader: str, heads: int, width: int) -> None:
-    """BadValue unless the heads divide the width of a token; `reader` is who has them, for the message."""
-    if width % heads:
-        raise BadValue(f"{reader}: heads", heads, f"a divisor of the width of a token, {width}")
-
-
-class Attention(nn.Module):
-    """Tokens to which what they read of each other is added.
-
-    Raises: BadValue for heads that do not divide the width of a token.
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float, reader: str) -> None:
-        super().__init__()
-        check_heads(reader, heads, width)
-        self.heads, self.dropout = heads, dropout
-        self.attention_norm = nn.LayerNorm(width)
-        self.inwards, self.outwards = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def read(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None = None) -> Float[Tensor, "B L d"]:
-        heads = self.inwards(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        read = functional.scaled_dot_product_attention(*heads.unbind(0), attn_mask=allowed, dropout_p=dropout)
-        return x + self.outwards(read.transpose(1, 2).flatten(2))
-
-
-class Block(Attention):
-    """Attention and a two-layer network, each on normalised tokens and added to them."""
-
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, reader: str) -> None:
-        super().__init__(width, heads, dropout, reader)
-        self.network_norm = nn.LayerNorm(width)
-        self.network = feedforward_network(width, feedforward, dropout)
-
-    def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None) -> Float[Tensor, "B L d"]:
-        x = self.read(x, allowed)
-        return x + self.network(self.network_norm(x))
-
-
-def feedforward_network(width: int, times: int, dropout: float) -> nn.Sequential:
-    """Two layers, the inner one `times` as wide as a token."""
-    return nn.Sequential(
-        nn.Linear(width, times * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(times * width, width)
-    )

@@ -5,9 +5,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polytask.core.errors import BadValue
 from polytask.sharing.layers import Stack
 from polytask.sharing.spec import EncoderOptions, SharingOptions
-from polytask.sharing.task_tokens import Block, check_heads
 
 
 class TransformerOptions(SharingOptions):
@@ -28,6 +28,52 @@ class EncoderBlocks(EncoderOptions):
     heads: PositiveInt = 4
     feedforward: PositiveInt = 2
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def check_heads(reader: str, heads: int, width: int) -> None:
+    """BadValue unless the heads divide the width of a token; `reader` is who has them, for the message."""
+    if width % heads:
+        raise BadValue(f"{reader}: heads", heads, f"a divisor of the width of a token, {width}")
+
+
+class Attention(nn.Module):
+    """Tokens to which what they read of each other is added.
+
+    Raises: BadValue for heads that do not divide the width of a token.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, reader: str) -> None:
+        super().__init__()
+        check_heads(reader, heads, width)
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.inwards, self.outwards = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def read(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None = None) -> Float[Tensor, "B L d"]:
+        heads = self.inwards(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        read = functional.scaled_dot_product_attention(*heads.unbind(0), attn_mask=allowed, dropout_p=dropout)
+        return x + self.outwards(read.transpose(1, 2).flatten(2))
+
+
+class Block(Attention):
+    """Attention and a two-layer network, each on normalised tokens and added to them."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, reader: str) -> None:
+        super().__init__(width, heads, dropout, reader)
+        self.network_norm = nn.LayerNorm(width)
+        self.network = feedforward_network(width, feedforward, dropout)
+
+    def forward(self, x: Float[Tensor, "B L d"], allowed: Bool[Tensor, "*B L L"] | None) -> Float[Tensor, "B L d"]:
+        x = self.read(x, allowed)
+        return x + self.network(self.network_norm(x))
+
+
+def feedforward_network(width: int, times: int, dropout: float) -> nn.Sequential:
+    """Two layers, the inner one `times` as wide as a token."""
+    return nn.Sequential(
+        nn.Linear(width, times * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(times * width, width)
+    )
 
 
 def blocks(width: int, options: TransformerOptions | EncoderBlocks) -> Stack[Block]:

@@ -19,7 +19,7 @@ from polytask.sharing.sequences import Places
 from polytask.sharing.sparse_experts import Networks, precise
 from polytask.sharing.spec import SharingOptions
 from polytask.sharing.tape import listening, note_penalty, numbered
-from polytask.sharing.task_tokens import Attention, Block
+from polytask.sharing.transformer_blocks import Attention, Block
 
 
 class M3ViT(Dense):
