@@ -141,6 +141,28 @@ def test_an_unknown_key_at_each_level_is_named_with_the_nearest(place: str) -> N
     assert "stages" not in str(caught.value).partition(": no key")[0]
 
 
+KINDS_OF_COLUMN = "numeric, piecewise_linear, categorical, multi_hot, "
+WRONG = {
+    "data.rows={test: 0}": "recipe.data.rows.test is 0; allowed: greater than or equal to 1",
+    "data.rows=many": "recipe.data.rows is 'many'; allowed: a whole number, or a mapping, {key: value}",
+    "tasks.b.source=3": "tasks.b: source is 3; allowed: text, or a list, [a, b]",
+    "tasks.b.source=[a, 3]": "tasks.b: source.1 is 3; allowed: text",
+    "tasks.b.positive=[1]": "tasks.b: positive is [1]; allowed: true or false, or a whole number, or a number, or text",
+    "tasks.b.role=auxilary": "tasks.b: role is 'auxilary'; allowed: 'target', 'auxiliary' or 'training_only' "
+    "(did you mean 'auxiliary'?)",
+    "data.degenerate=dropp": "allowed: 'error', 'drop' or 'keep' (did you mean 'drop'?)",
+    "data.features.x=molecul": f"features.x: no kind 'molecul' (did you mean 'molecule'?); allowed: {KINDS_OF_COLUMN}",
+    "data.features.x={max_length: 3}": "recipe.data.features.x.kind is missing",
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_value_is_told_with_what_is_allowed(setting: str) -> None:
+    with pytest.raises(PolytaskError) as raised:
+        read_recipe(yaml.safe_load(BASE), [setting])
+    assert WRONG[setting] in str(raised.value)
+
+
 def test_train_is_one_stage() -> None:
     base = yaml.safe_load(BASE)
     options = {"rule": "upgrad", "steps": 4, "optimizer": {"kind": "sgd", "lr": 0.1}}

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from polytask.core.errors import BadValue, Inconsistent, MissingInput, PolytaskError, UnknownName
+from polytask.core.errors import BadValue, Inconsistent, MissingInput, PolytaskError, UnknownName, nearest
 
 
 class Strict(BaseModel):
@@ -38,23 +38,55 @@ def validated(model: type[M], values: Any, where: str, renamed: Mapping[str, str
 def _translated(
     error: ValidationError, model: type[BaseModel], where: str, renamed: Mapping[str, str]
 ) -> PolytaskError:
-    found = error.errors()
-    first = next((mistake for mistake in found if mistake["type"] == "extra_forbidden"), found[0])
+    first = first_mistake(error)
     place = ".".join([where, *_written(model, first["loc"])])
     for beginning, written in renamed.items():
         if place == beginning or place.startswith(f"{beginning}."):
             place = f"{written}{place[len(beginning) :]}"
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, PolytaskError):
-        return cause
     if first["type"] == "extra_forbidden":
         parent, _, key = place.rpartition(".")
         return UnknownName("key", key, _keys(model, first["loc"][:-1]), parent)
-    if first["type"] == "missing":
-        return MissingInput(f"{place} is missing")
-    if first["type"] == "value_error":  # the validator's own sentence
-        return Inconsistent(f"{place}: {cause}")
-    return BadValue(place, first["input"], allowed(first["msg"]))
+    return typed(first, place)
+
+
+_ALTERNATIVE = re.compile(r"(constrained-)?(bool|int|float|str)|(tuple|list|dict)\[.*\]")
+"""What pydantic puts at the end of a place for an alternative of a union."""
+
+
+def first_mistake(error: ValidationError) -> Any:
+    """The first one that pydantic reports, an unknown key before others.
+
+    Where a value is none of several alternatives: what is wrong inside it, if it has the form of one, else what all of
+    them allow.
+    """
+    found = error.errors()
+    first = next((mistake for mistake in found if mistake["type"] == "extra_forbidden"), found[0])
+    *place, last = first["loc"] or ("",)
+    if first["type"] == "extra_forbidden" or not _ALTERNATIVE.fullmatch(str(last)):
+        return first
+    mistakes = [mistake for mistake in found if list(mistake["loc"][: len(place)]) == place]
+    inside = max(mistakes, key=lambda mistake: len(mistake["loc"]))
+    if len(inside["loc"]) > len(first["loc"]):
+        return {**inside, "loc": (*place, *inside["loc"][len(place) + 1 :])}
+    return {**first, "loc": tuple(place), "msg": ", or ".join(dict.fromkeys(_allowed(each) for each in mistakes))}
+
+
+def typed(mistake: Any, place: str, where: str | None = None) -> PolytaskError:
+    """The error that a mistake is; `place` and `where` as of BadValue."""
+    context = mistake.get("ctx", {})
+    cause = context.get("error")
+    whole = place if where is None else f"{where}: {place}"
+    if isinstance(cause, PolytaskError):
+        return cause
+    if mistake["type"] == "missing":
+        return MissingInput(f"{whole} is missing")
+    if mistake["type"] == "value_error":  # the validator's own sentence
+        return Inconsistent(f"{whole}: {cause}")
+    if mistake["type"] == "union_tag_not_found":
+        return MissingInput(f"{whole}.kind is missing")
+    if mistake["type"] == "union_tag_invalid":
+        return UnknownName("kind", context["tag"], _quoted(context["expected_tags"]), whole)
+    return BadValue(place, mistake["input"], _allowed(mistake), where)
 
 
 _WORDS = (  # pydantic's name for it, the recipe's
@@ -67,12 +99,19 @@ _WORDS = (  # pydantic's name for it, the recipe's
 )
 
 
-def allowed(message: str) -> str:
+def _allowed(mistake: Any) -> str:
     """What pydantic's message says is allowed, without its preamble and in the recipe's words."""
-    text = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    text = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
+    if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+        text += nearest(mistake["input"], _quoted(mistake["ctx"]["expected"]))
     return text
+
+
+def _quoted(names: str) -> list[str]:
+    """What stands between quotes."""
+    return re.findall(r"'([^']*)'", names)
 
 
 def _written(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from polytask.core.errors import BadValue, MissingInput, PolytaskError, UnknownName
-from polytask.core.validation import allowed
+from polytask.core.errors import BadValue, MissingInput, UnknownName
+from polytask.core.validation import first_mistake, typed
 from polytask.tasks.kinds import KINDS, Kind
 
 # Strict, so that `classes: [1, 2]` stays integers and YAML's `no` (a boolean) is not taken for the string "no".
@@ -255,11 +255,8 @@ def _validated(name: str, fields: Mapping[str, Any]) -> Task:
     try:
         return Task(name=name, **fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, PolytaskError):
-            raise cause from None
-        what = ".".join(str(part) for part in first["loc"])
+        first = first_mistake(error)
+        place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":  # the task's own keys are checked before
             raise UnknownName("key", first["loc"][-1], HeadSpec.model_fields, f"tasks.{name}.head") from None
-        raise BadValue(what, first["input"], allowed(first["msg"]), f"tasks.{name}") from None
+        raise typed(first, place, f"tasks.{name}") from None
