@@ -211,6 +211,27 @@ def test_the_config_follows_what_the_plan_changes(tmp_path: Path) -> None:
     assert "model.layers.4.mlp.weight" in load_file(tmp_path / "stacked" / "model.safetensors")
 
 
+def test_each_slice_has_as_many_models_as_its_rule_takes(tmp_path: Path) -> None:
+    """Layers of one model on those of another; and halfway between two of three models in each slice."""
+    family = write_family(tmp_path, "abc")
+    one, other = {"inputs": {"a": {"layers": [0, 2]}}}, {"inputs": {"b": {"layers": [1, 3]}}}
+    plan = {"tasks": {"a": "a", "b": "b"}, "rule": "passthrough", "slices": [one, other]}
+    polytask.merge(write_plan(tmp_path, base=None, **plan), out=tmp_path / "stacked")
+    stacked = load_file(tmp_path / "stacked" / "model.safetensors")
+    for layer, (model, own) in enumerate((("a", 0), ("a", 1), ("b", 1), ("b", 2))):
+        wanted = family[model][f"model.layers.{own}.mlp.weight"]
+        assert torch.equal(stacked[f"model.layers.{layer}.mlp.weight"], wanted)
+    pairs = [
+        {"inputs": {task: {"layers": layers} for task in both}} for both, layers in (("ab", [0, 1]), ("bc", [1, 3]))
+    ]
+    plan = {"tasks": {task: task for task in "abc"}, "rule": {"kind": "slerp", "straight": -1.0}, "slices": pairs}
+    polytask.merge(write_plan(tmp_path, base=None, **plan), out=tmp_path / "pairs")
+    found = load_file(tmp_path / "pairs" / "model.safetensors")
+    for layer, both in enumerate(("ab", "bc", "bc")):
+        name = f"model.layers.{layer}.mlp.weight"
+        torch.testing.assert_close(found[name], sum(family[task][name] for task in both) / 2)
+
+
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base, a model of four tasks, and two experts of one task each that started from it."""
