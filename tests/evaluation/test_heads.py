@@ -47,6 +47,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], names: li
 SHARING = [
     "hard",
     "mmoe",
+    {"kind": "mmoe", "gate": {"reads": "examples"}},
     "cgc",
     {"kind": "film", "hidden_sizes": [5]},
     {"kind": "channel_masks", "hidden_sizes": [8]},

@@ -24,6 +24,7 @@ _LAZY = {  # these import torch, which reading a recipe does not need
     "build_model": "polytask.sharing.model",
     "describe": "polytask.sharing.model",
     "hidden_states_pyramid": "polytask.sharing.encoders.levels",
+    "read_examples": "polytask.sharing.example_embeddings",
     "timm_pyramid": "polytask.sharing.encoders.levels",
 }
 
@@ -44,6 +45,7 @@ __all__ = [
     "build_model",
     "describe",
     "hidden_states_pyramid",
+    "read_examples",
     "timm_pyramid",
 ]
 

@@ -3,23 +3,30 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveInt, SerializeAsAny
+from pydantic import (
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polytask.core.errors import UnknownName
+from polytask.core.errors import BadValue, MissingInput, UnknownName
 from polytask.core.validation import Strict, validated
 from polytask.sharing.layers import TaskModules, seeded
 from polytask.sharing.selection import SELECTIONS, Selection, Softmax
 from polytask.sharing.tape import listening, note_gate, note_penalty
 
-Reads = Literal["input", "task", "embedding", "input_and_embedding"]
+Reads = Literal["input", "task", "embedding", "input_and_embedding", "examples"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,22 @@ class GateOptions(Strict):
     """Attributes:
     select: how scores become weights: softmax, top_k, hard, dselect_k, dense_to_sparse.
     reads: what the scores depend on: the row's `input` (a gate a task); the `task` alone (a vector of scores a task);
-        the task's `embedding` (one gate for all tasks, which reads a vector a task); or `input_and_embedding`.
+        the task's `embedding` (one gate for all tasks, which reads a vector a task); `input_and_embedding`; or
+        `examples` of the task, of which its embedding is made before training.
     embedding: width of the tasks' embeddings, where they are read.
+    learned: whether embeddings that are made of examples learn from there.
     """
 
     select: Annotated[SerializeAsAny[Selection], _Selected()] = Softmax()
     reads: Reads = "input"
     embedding: PositiveInt = 16
+    learned: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.learned and self.reads != "examples":
+            raise BadValue("learned", True, "false unless reads is examples: an embedding always learns", "gate")
+        return self
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ class Gates(nn.Module):
         self.embeddings: TaskModules[Embedding] = TaskModules()
         self.passes = Passes() if self.select.counts else None
         self.shared = None
+        self._read: set[str] = set()  # tasks whose embeddings are known to be made of examples
         for task in tasks:
             scores = self.select.scores(len(self.experts[task]))
             with seeded(seed, place, "gate", task):
@@ -107,6 +124,8 @@ class Gates(nn.Module):
                     self.gates[task] = Scores(scores, width if options.reads == "input" else None, self.select)
                 else:
                     self.embeddings[task] = Embedding(options.embedding)
+            if options.reads == "examples":
+                nn.init.constant_(self.embeddings[task].vector.requires_grad_(options.learned), math.nan)
         if self.embeddings:
             inputs = options.embedding + (width if options.reads == "input_and_embedding" else 0)
             with seeded(seed, place, "gate"):
@@ -131,10 +150,26 @@ class Gates(nn.Module):
     def _scores(self, task: str, x: Tensor) -> Tensor:
         if self.shared is None:
             return self.gates[task](x)
+        self._require_examples(task)
         embedding = self.embeddings[task].vector.unsqueeze(0)
-        if self.options.reads == "embedding":
+        if self.options.reads != "input_and_embedding":
             return self.shared(embedding)
         return self.shared(torch.cat([x, embedding.expand(x.shape[0], -1).to(x.dtype)], dim=1))
+
+    def waits_for_examples(self, task: str) -> bool:
+        """Whether the task's embedding is yet to be made of its examples."""
+        return self.options.reads == "examples" and bool(self.embeddings[task].vector.isnan().any())
+
+    def _require_examples(self, task: str) -> None:
+        """MissingInput where the task's embedding is not made; looked at once, since a look stalls an accelerator."""
+        if self.options.reads != "examples" or task in self._read or torch.compiler.is_exporting():
+            return
+        if self.waits_for_examples(task):
+            raise MissingInput(
+                f"gate {self.place!r}: the examples of task {task!r} were not read yet: training reads them when it "
+                "begins; a loop of your own calls polytask.sharing.read_examples first"
+            )
+        self._read.add(task)
 
 
 class Scores(nn.Module):

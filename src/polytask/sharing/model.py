@@ -15,6 +15,7 @@ from polytask.sharing.contract import Sharing
 from polytask.sharing.encoders.blocks import as_they_are
 from polytask.sharing.encoders.contract import Encoder, EncoderFactory, build, build_from_factory, require_gives
 from polytask.sharing.encoders.mlp import MLP
+from polytask.sharing.example_embeddings import check_readable
 from polytask.sharing.gates import Passes
 from polytask.sharing.initialise import Start, initialise_from
 from polytask.sharing.layers import TaskModules, seeded
@@ -225,6 +226,7 @@ def build_model(
     make_encoder = _EncoderMaker(spec, read, seed, encoder, architecture.reads)
     sharing_tasks = _checked_tasks(list(tasks), sharing_tasks)
     sharing = architecture(make_encoder, {task: tasks.get(task) for task in sharing_tasks}, spec.sharing, seed)
+    check_readable(sharing, spec.sharing.kind)
     modules = TaskModules()
     for task, stands_for in tasks.items():
         with seeded(seed, "head", task):

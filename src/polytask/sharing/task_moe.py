@@ -23,7 +23,8 @@ class TaskMoE(Sharing):
     Source: Ye, Zha and Ren 2022, arXiv:2205.12701: layers of experts and a router that chooses for a task, softly or
     one expert a layer.
     Departures: levels stand above the encoder; one expert is chosen by the largest score with the softmax's gradient,
-    where the paper draws with Gumbel noise; the two-speed learning rate is a matter of the optimiser.
+    where the paper draws with Gumbel noise; a task's embedding starts at random, and of the task's examples where the
+    gate `reads: examples`; the two-speed learning rate is a matter of the optimiser.
     Cost: the first level's experts once, and those of each further level for each named task.
     """
 

@@ -23,6 +23,7 @@ from polytask.training.memory import start_measuring
 from polytask.training.results import run_results
 from polytask.training.snapshot import Progress
 from polytask.training.stage import Stage
+from polytask.training.task_examples import read_unread
 
 EVALUATION_BATCH = 2048
 
@@ -105,6 +106,7 @@ class _Session:
         self._valid_rows = self._frozen.rows({name: source.splits["valid"] for name, source in sources.items()})
         self._test_splits = {name: source.splits["test"] for name, source in sources.items() if "test" in source.splits}
         self._remarks += self._frozen.remarks
+        read_unread(job, self.model, self.devices)
         for index in range(len(job.stages)):  # a mistake in a later stage is reported before the first one begins
             self._new_stage(index)
 
