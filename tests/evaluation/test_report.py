@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -177,6 +178,54 @@ def test_the_report_says_what_tells_a_network_its_task(run_directories: ModuleTy
     (tmp_path / "run" / "results.json").write_text(json.dumps({**results, "conditioning": words}), encoding="utf-8")
     page = write_report([tmp_path / "run"], tmp_path).read_text(encoding="utf-8")
     assert "told its task: left and right by channels 1 to 4 of 7; sum by channels 4 to 7 of 7." in page
+
+
+def scored_by_source(run: Path, number: float) -> None:
+    """Says of a run that the task left has labels in two sources, one of them held out."""
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    scores = {"<grey>": {"accuracy": 0.9, "log_loss": 0.3}, "edge": {"accuracy": number, "log_loss": 2.0}}
+    results["test_by_source"] = {"left": scores}
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def sources_block(page: str) -> list[str]:
+    """The cells of the table of sources, as a reader sees them; nothing where there is none."""
+    found = re.findall(r'<div class="block"><h2>Sources</h2>.*?</table>', page, re.DOTALL)
+    return [
+        plain(cell.replace('<span class="under">', " | ")) for cell in re.findall(r"<t[hd].*?</t[hd]>", "".join(found))
+    ]
+
+
+def test_the_report_of_runs_has_each_source_by_itself(run_directories: ModuleType, tmp_path: Path) -> None:
+    tasks = {**run_directories.TASKS, "left": {**run_directories.TASKS["left"], "held_out": ["edge"]}}
+    for name in ("one", "other"):
+        run_directories.write_run(tmp_path / name, tasks, run_directories.FINAL)
+    scored_by_source(tmp_path / "one", 0.625)
+    page = write_report([tmp_path / "one", tmp_path / "other"], tmp_path).read_text(encoding="utf-8")
+    assert sources_block(page) == [
+        *("Task", "one", "other"),
+        *("left on <grey> | accuracy ↑", "0.9000", "–"),
+        *("left on edge | accuracy ↑, held out", "0.6250", "–"),
+    ]
+    assert not sources_block(write_report([tmp_path / "other"], tmp_path).read_text(encoding="utf-8"))
+
+
+def test_the_report_of_a_comparison_has_each_source_by_itself(run_directories: ModuleType, tmp_path: Path) -> None:
+    """Means over seeds, also of the single-task runs; the half-width of two seeds is 12.706 |a - b| / 2."""
+    study = tmp_path / "study"
+    results = run_directories.write_compare(study, seeds=2, rules=("equal", "upgrad"))
+    for seed, number in enumerate((0.50, 0.52)):
+        scored_by_source(study / f"runs/single/seed-{seed}/left", number)
+        scored_by_source(study / f"runs/equal/seed-{seed}", number + 0.1)
+    results["tasks"] = {**results["tasks"], "left": {**results["tasks"]["left"], "held_out": ["edge"]}}
+    (study / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert sources_block(write_report([study], tmp_path).read_text(encoding="utf-8")) == [
+        *("Task", "single", "equal", "upgrad"),
+        *("left on <grey> | accuracy ↑", "0.9000 ±0.0000", "0.9000 ±0.0000", "–"),
+        *("left on edge | accuracy ↑, held out", "0.5100 ±0.1271", "0.6100 ±0.1271", "–"),
+    ]
+    shutil.rmtree(study / "runs")
+    assert not sources_block(write_report([study], tmp_path).read_text(encoding="utf-8"))
 
 
 def test_a_run_that_has_not_ended_is_shown_as_such(run_directories: ModuleType, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def _study_section(page: Page, study: Study, name: str, several: bool) -> None:
         f'<div class="block"><h2>Comparison</h2><p class="about">Test metrics, means over seeds.</p>'
         f'{tables.comparison_table(table, caption)}<ul class="footnotes">{"".join(notes + judged)}</ul></div>'
     )
+    _add_sources(page, tables.sources_table(study.by_source, study.results["tasks"]))
     pair = [panel for panel in (panels.differences_panel(table), panels.cost_panel(table)) if panel]
     page.add(f'<div class="pair">{"".join(_panel(page, panel) for panel in pair)}</div>')
     look = looks([row.name for row in table.rows], table.baseline)
@@ -152,6 +153,9 @@ def _runs_section(page: Page, runs: Sequence[Run], several: bool) -> None:
         page.add(
             f'<div class="block"><h2>Metrics</h2><p class="about">{about}</p>{tables.runs_table(runs, caption)}</div>'
         )
+    by_source = {words.run_name(run, runs): [run.results.get("test_by_source", {})] for run in runs}
+    described = {task: about for run in runs for task, about in run.results.get("tasks", {}).items()}
+    _add_sources(page, tables.sources_table(by_source, described))
     variants = [Variant(words.run_name(run, runs), False, (run.events,)) for run in runs]
     look: Mapping[str, Look] = looks([variant.name for variant in variants])
     tasks = _tasks_of(runs)
@@ -186,6 +190,14 @@ def _tasks_of(runs: Sequence[Run]) -> list[DrawnTask]:
 def _open_section(page: Page, name: str, headline: str, lede: str, several: bool) -> None:
     tag = 'h2 class="headline"' if several else "h1"
     page.add(f'<section class="result" id="{name}"><{tag}>{headline}</{tag.split()[0]}><p class="lede">{lede}</p>')
+
+
+def _add_sources(page: Page, table: str) -> None:
+    if table:
+        about = (
+            "Test metrics of tasks with labels in several sources, each source by itself; held out: never trained on."
+        )
+        page.add(f'<div class="block"><h2>Sources</h2><p class="about">{about}</p>{table}</div>')
 
 
 def _add_panels(page: Page, drawn: Sequence[Panel | None]) -> None:

@@ -72,7 +72,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """One compare directory. `gates` are each variant's runs' reports on gates, one a seed."""
+    """One compare directory.
+
+    Attributes:
+        gates: each variant's runs' reports on gates, one a seed.
+        by_source: each row's task -> source -> metric -> value on test, one a seed; a baseline's runs are one.
+    """
 
     path: Path
     results: Mapping[str, Any]
@@ -80,6 +85,7 @@ class Study:
     variants: tuple[Variant, ...]
     recipe: str | None
     gates: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    by_source: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def read(directory: Path) -> Run | Study | Merge:
@@ -137,7 +143,18 @@ def _study(directory: Path, results: Mapping[str, Any]) -> Study:
         for row in results["rows"]
         if all("run" in run and (directory / run["run"]).is_dir() for run in row["runs"])
     }
-    return Study(directory, results, table, tuple(variants), _study_recipe(directory, results, table), gates)
+    by_source = {row["name"]: [_by_source(directory, run) for run in row["runs"]] for row in results["rows"]}
+    return Study(directory, results, table, tuple(variants), _study_recipe(directory, results, table), gates, by_source)
+
+
+def _by_source(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row's run, or its single-task runs, scored on each source; a run whose directory is gone says nothing."""
+    paths = run["runs_by_task"].values() if "runs_by_task" in run else [run["run"]]
+    found: dict[str, Any] = {}
+    for path in paths:
+        if (directory / path).is_dir():
+            found |= _results(directory / path).get("test_by_source", {})
+    return found
 
 
 def _row_events(directory: Path, run: Mapping[str, Any]) -> Events:

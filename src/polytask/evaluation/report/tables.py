@@ -1,10 +1,11 @@
 """The tables of the report as HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-from polytask.evaluation.delta import FEW_SEEDS, Estimate, Verdict
+from polytask.evaluation.delta import FEW_SEEDS, Estimate, Verdict, estimate
 from polytask.evaluation.formatting import (
     UNDEFINED,
     counted,
@@ -35,6 +36,9 @@ class Cell:
     value: str
     under: str = ""
     style: str = ""
+
+
+_NOT_MEASURED = Cell('<span aria-label="not measured">–</span>', style="quiet")
 
 
 def comparison_table(table: Comparison, caption: str) -> str:
@@ -76,6 +80,38 @@ def runs_table(runs: Sequence[Run], caption: str) -> str:
     return _html(caption, Cell("Task"), names, rows, body)
 
 
+def sources_table(reports: Mapping[str, Sequence[Mapping[str, Any]]], about: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each task's metric on each of its sources, a column a variant; empty where no task has several sources.
+
+    Args:
+        reports: variant -> what each of its runs, one a seed, scored: task -> source -> metric -> value.
+        about: task -> its metric, the direction of that, and the sources that are `held_out`.
+    """
+    places = dict.fromkeys(
+        (task, source) for task in about for runs in reports.values() for run in runs for source in run.get(task, {})
+    )
+    if not places:
+        return ""
+    names = [Cell(escape(variant)) for variant in reports]
+    rows = [
+        Cell(f"{escape(task)} on {escape(source)}", _source_note(task, source, about[task])) for task, source in places
+    ]
+    body = []
+    for task, source in places:
+        found = [[run[task][source] for run in runs if source in run.get(task, {})] for runs in reports.values()]
+        scores = [estimate([scored.get(about[task]["metric"]) for scored in runs]) for runs in found]
+        digits = decimals([score.mean for score in scores])
+        body.append(
+            [_mean(score, digits) if runs else _NOT_MEASURED for runs, score in zip(found, scores, strict=True)]
+        )
+    return _html("Test metrics on each source", Cell("Task"), names, rows, body)
+
+
+def _source_note(task: str, source: str, about: Mapping[str, Any]) -> str:
+    direction = _direction(ScoredTask(task, about["metric"], bool(about["higher_is_better"])))
+    return f"{direction}, held out" if source in about.get("held_out", ()) else direction
+
+
 _RUN_COSTS = (
     ("Time", "steps", lambda run: Cell(duration(run.results["seconds"]), f"{run.results['steps']:,}")),
     (
@@ -94,7 +130,7 @@ _RUN_COSTS = (
 def _run_score(run: Run, task: str, metric: str) -> Cell:
     test, valid = (run.results.get(split, {}).get(task, {}) for split in ("test", "valid"))
     if metric not in test and metric not in valid:
-        return Cell('<span aria-label="not measured">–</span>', style="quiet")
+        return _NOT_MEASURED
     places = decimals([test.get(metric), valid.get(metric)])
     if metric not in test:
         return Cell(fixed(valid[metric], places), "validation")
@@ -146,15 +182,20 @@ def _worse(row: Row) -> Cell:
 def _score(task: ScoredTask, row: Row, table: Comparison) -> Cell:
     score = row.scores[task.name]
     places = decimals([other.scores[task.name].value.mean for other in table.rows])
-    if score.value.mean is None:
-        return Cell(UNDEFINED, style="quiet")
-    value = fixed(score.value.mean, places) + _half_width(score.value, places)
-    few = f"defined in {score.value.count} of {counted(score.value.count + score.value.undefined, 'seed')}"
-    under = few if score.value.undefined else ""
+    shown = _mean(score.value, places)
     if score.difference is None or score.verdict is None or score.difference.mean is None:
-        return Cell(value, under)
+        return shown
     difference = f"{signed(score.difference.mean, places)} {_mark(score.verdict)}"
-    return Cell(value, f"{difference}<br>{under}" if under else difference, CLASSES.get(score.verdict, ""))
+    under = f"{difference}<br>{shown.under}" if shown.under else difference
+    return Cell(shown.value, under, CLASSES.get(score.verdict, ""))
+
+
+def _mean(value: Estimate, places: int) -> Cell:
+    """A mean over seeds, and in how many of them it is defined where that is not all."""
+    if value.mean is None:
+        return Cell(UNDEFINED, style="quiet")
+    few = f"defined in {value.count} of {counted(value.count + value.undefined, 'seed')}" if value.undefined else ""
+    return Cell(fixed(value.mean, places) + _half_width(value, places), few)
 
 
 def _half_width(value: Estimate, places: int) -> str:
