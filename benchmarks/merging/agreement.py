@@ -1,7 +1,8 @@
 """Does polytask read mergekit's files as mergekit does? The same small merges by both, tensor by tensor, in float32.
 
 `python -m benchmarks.merging.agreement --mergekit ENVIRONMENT/bin/mergekit-yaml` prints a table; mergekit is a black
-box in an environment of its own. A case that is to differ (docs/mergekit.md says why) is marked.
+box in an environment of its own. A case that is to differ (docs/mergekit.md says why) is marked; with `--compat`
+polytask follows mergekit's formulas, and fewer do.
 """
 
 import argparse
@@ -76,6 +77,11 @@ CASES: dict[str, dict[str, Any]] = {
     "nuslerp by row": case(
         "nuslerp", models(a={"weight": 1}, b={"weight": 3}), "base", parameters={"nuslerp_flatten": False}
     ),
+    "nuslerp, weights over depth": case(
+        "nuslerp",
+        models(a={"weight": [2, 1]}, b={"weight": [{"filter": "mlp", "value": [1, 3]}, {"value": 1}]}),
+        "base",
+    ),
     "multislerp": case("multislerp", models(a={"weight": 1}, b={"weight": 2}, z={"weight": 1})),
     "multislerp on changes": case("multislerp", models(a={"weight": 1}, b={"weight": 2}, c={"weight": 1}), "base"),
     "karcher": case("karcher", models(a={}, b={}, z={})),
@@ -91,6 +97,7 @@ CASES: dict[str, dict[str, Any]] = {
     "breadcrumbs_ties": case("breadcrumbs_ties", CRUMBS, "base"),
     "sce": case("sce", ABC, "base", parameters={"select_topk": 0.4}),
     "model_stock": case("model_stock", ABC, "base"),
+    "model_stock, filter_wise": case("model_stock", ABC, "base", parameters={"filter_wise": True}),
     "nearswap": case("nearswap", PAIR, "base", parameters={"t": 0.001}),
     "arcee_fusion": case("arcee_fusion", PAIR, "base"),
     "passthrough": case("passthrough", models(a={"scale": [{"filter": "down_proj", "value": 0.5}, {"value": 1}]})),
@@ -107,7 +114,15 @@ CASES: dict[str, dict[str, Any]] = {
         "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.4}]},
     },
 }
-TO_DIFFER = ("ties, negative weight", "breadcrumbs", "breadcrumbs_ties", "model_stock", "karcher", "arcee_fusion")
+TO_DIFFER = (
+    "ties, negative weight",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "model_stock",
+    "model_stock, filter_wise",
+    "karcher",
+    "arcee_fusion",
+)
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -161,6 +176,7 @@ def compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[int, i
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     arguments.add_argument("--mergekit", type=Path, required=True, help="mergekit-yaml of another environment")
+    arguments.add_argument("--compat", action="store_true", help="polytask merge --compat mergekit")
     arguments.add_argument("cases", nargs="*", metavar="CASE", help="by default all")
     given = arguments.parse_args()
     programme = given.mergekit.absolute()
@@ -171,9 +187,9 @@ def main() -> None:
             folder = Path(scratch)
             (folder / "case.yml").write_text(yaml.safe_dump(values))
             theirs = by_mergekit(programme, folder)
-            polytask.merge(folder / "case.yml", out=folder / "ours")
+            polytask.merge(folder / "case.yml", out=folder / "ours", compatible=given.compat)
             off, elements, largest = compared(load_file(folder / "ours" / "model.safetensors"), theirs)
-            remark = "to differ" if name in TO_DIFFER else "" if off == 0 else "DIFFERS"
+            remark = "" if off == 0 else "to differ" if name in TO_DIFFER else "DIFFERS"
             print(f"| {name} | {off:,} of {elements:,} | {largest:.1e} | {remark} |", flush=True)
             for made in ("ours", "theirs"):
                 shutil.rmtree(folder / made)
