@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from merging.learned_problem import Problem, drawn
-from polytask.core.errors import BadValue, CheckpointError, MissingInput, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, Inconsistent, MissingInput, UnknownName
 from polytask.merging.learning import Learned, learn
 from polytask.merging.routers import ModuleRouters, read_router, router_of
 from polytask.merging.routing import Routed
@@ -31,6 +31,17 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.attention(hidden).tanh()
         return self.norm(hidden + self.mlp["down"](self.mlp["up"](hidden).tanh()))
+
+
+class Backwards(nn.Module):
+    """Made in another order than it runs in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 3), nn.Linear(2, 6)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](self.layers[1](x))
 
 
 class Sequences(nn.Module):
@@ -226,13 +237,18 @@ def test_a_router_moves_with_its_model() -> None:
 def test_what_cannot_be_routed_says_why() -> None:
     with pytest.raises(UnknownName, match=r"no module with merged linear layers that fits '\*.mpl'"):
         wemoe(modules=["*.mpl"])
-    with pytest.raises(BadValue, match=r"modules is '\*.mlp'; allowed: patterns of modules' names"):
+    with pytest.raises(BadValue, match=r"modules is '\*.mlp'; allowed: a list of patterns of modules' names"):
         wemoe(modules="*.mlp")
     net = nn.Linear(2, 2)
     one = {"net.weight": torch.eye(2)}
     bare = samples(nn.ModuleDict({"net": net}), {"a": [torch.ones(1, 2)]}, forward=lambda model, task, x: net(x))
     with pytest.raises(MissingInput, match="no numbered layer has a merged linear layer outside attention"):
         learn("wemoe", {"a": one}, bare, base=one)
+    turned = nn.Sequential(Backwards())
+    own = turned.state_dict()
+    rows_of_two = samples(turned, {"a": [torch.ones(1, 2)]}, forward=lambda model, task, x: model(x))
+    with pytest.raises(Inconsistent, match=r"layer '0.layers.1' is the first .* and reads 2 numbers, its router 6"):
+        learn("wemoe", {"a": own}, rows_of_two, base=own, steps=1)
     problem = Problem()
     numbers = problem.samples(outputs={"a": "values"})
     with pytest.raises(BadValue, match="this merge reads predicted probabilities"):

@@ -158,13 +158,12 @@ class Patterns:
     """What names of modules look like (`*.mlp`), any of these; None where nobody chose."""
 
     def allows(self, value: object) -> bool:
-        named = (
-            isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) and each for each in value)
-        )
-        return value is None or named
+        if value is None:
+            return True
+        return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) and each for each in value)
 
     def __str__(self) -> str:
-        return "patterns of modules' names"
+        return "a list of patterns of modules' names"
 
     def bad_values(self) -> list[object]:
         return ["*.mlp", [], [""], [3], 3]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.checkpoints.tensors import read_tensors
-from polytask.core.errors import CheckpointError
+from polytask.core.errors import CheckpointError, Inconsistent
 from polytask.core.noise import Noise
 from polytask.merging.routing import (
     Router,
@@ -101,6 +101,12 @@ class ModuleRouters:
             def of_layer(name: str, rows: Tensor) -> Tensor:
                 number = self.modules[f"{name}.weight"]
                 if first.setdefault(number, name) == name:
+                    width = self.routers[number][0].shape[1]
+                    if rows.shape[-1] != width:
+                        raise Inconsistent(
+                            f"layer {name!r} is the first of its module that runs, and reads {rows.shape[-1]} numbers, "
+                            f"its router {width}: of the module's layers the first to run must be the first made"
+                        )
                     shares[number] = mean_of_positions(scores(self.routers[number], rows), masks[0])
                 return shares[number]
 
