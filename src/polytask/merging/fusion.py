@@ -6,8 +6,8 @@ Source      Fan et al. 2024, arXiv:2406.15480: the logits large + sum_t a_t (exp
             (KL(fused, large) - KL(expert_t, base))^2 + (KL(large, fused) - KL(base, expert_t))^2.
             Of several experts only the best one is applied in a step, as in the paper's experiments.
 Departures  the paper was read in a copy that could not be checked, and its code not at all. Its search over a is given
-            there in outline; here eleven values are tried, then five times the space between the best one's
-            neighbours is divided in the same way, which leaves a to within 0.0002. Where several do equally well the
+            there in outline; here eleven values are tried, then four times the space between the best one's
+            neighbours is divided in the same way, which leaves a to within 0.0004. Where several do equally well the
             least is taken. `together` searches all experts' weights, one after the other in turns from the best
             single one: every turn lowers the sum or leaves it, but the least of all is not promised.
 Cost        55 softmaxes of a row of logits an expert; `together` has SWEEPS times as many besides.
