@@ -16,7 +16,7 @@ from polytask.checkpoints.checkpoint import MODEL, STATE, Checkpoint, read_check
 from polytask.checkpoints.runs import resolve
 from polytask.core.errors import BadValue, CheckpointError, UnknownName
 from polytask.evaluation.routed import RoutedModel
-from polytask.evaluation.trained import load, model_of
+from polytask.evaluation.trained import Trained, load, model_of
 from polytask.sharing import MultiTaskModel, describe
 from polytask.sharing.model import sharing_tasks_of
 from polytask.sharing.trimming import trimmed
@@ -50,7 +50,7 @@ def detach(
     if not staying:
         raise BadValue("tasks to detach", leaving, "all but at least one of the model's")
     parts = _of_tasks(checkpoint, staying)
-    model = _model(checkpoint, encoder)
+    model = _model(load(checkpoint.path, encoder=encoder))
     sharing_tasks = sharing_tasks_of(model, staying)
     parts["config"] |= {"sharing_tasks": sharing_tasks, "model": _spec_of(model, sharing_tasks or staying)}
     return _write(out, checkpoint.tensors(), parts, model_of(parts["config"], encoder, str(out)), [checkpoint])
@@ -76,7 +76,7 @@ def trim(
     """
     checkpoint = read_checkpoint(resolve(Path(directory)))
     trained = load(checkpoint.path, encoder=encoder)
-    model = trimmed(_model(checkpoint, encoder), trained.pieces(rows, source), threshold=threshold)
+    model = trimmed(_model(trained), trained.pieces(rows, source), threshold=threshold)
     parts = _of_tasks(checkpoint, list(checkpoint.config["outputs"]))
     parts["config"]["model"] = _spec_of(model, model.sharing_tasks)
     return _write(out, checkpoint.tensors(), parts, model, [checkpoint])
@@ -116,7 +116,7 @@ def attach(
     for part in ("model", "python_encoder", "attachments"):
         if checkpoint.config.get(part) != second.config.get(part):
             raise CheckpointError(f"{other}: its {part} in config.json is not that of {directory}")
-    first, learnt = _model(checkpoint, encoder), _model(second, encoder)
+    first, learnt = (_model(load(each.path, encoder=encoder)) for each in (checkpoint, second))
     parts = _joined(_of_tasks(checkpoint, list(own)), _of_tasks(second, joining), str(other))
     sharing_tasks = [
         *first.sharing_tasks,
@@ -136,11 +136,10 @@ def attach(
     return _write(out, {**added, **tensors}, parts, model, [checkpoint, second])
 
 
-def _model(checkpoint: Checkpoint, encoder: EncoderFactory | None) -> MultiTaskModel:
-    model = load(checkpoint.path, encoder=encoder).model
-    if isinstance(model, RoutedModel):
-        raise CheckpointError(f"{checkpoint.path}: keeps a router, which knows its tasks; merge the experts anew")
-    return model
+def _model(trained: Trained) -> MultiTaskModel:
+    if isinstance(trained.model, RoutedModel):
+        raise CheckpointError(f"{trained.path}: keeps a router, which knows its tasks; merge the experts anew")
+    return trained.model
 
 
 def _spec_of(model: MultiTaskModel, tasks: Sequence[str]) -> dict[str, Any]:

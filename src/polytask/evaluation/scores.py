@@ -85,12 +85,11 @@ class ScoredRows:
         self._counts: dict[tuple[str, str], int] = {}
 
     def see(self, task: str, batch: Batch, outputs: Tensor) -> None:
-        key, rows = (task, batch.source), (batch.labels[task], batch.present[task], batch.groups.get(task))
-        numerator, count = self._targets[task].loss(outputs, *rows)
-        labels, present, groups = (None if each is None else each.cpu() for each in rows)
-        assert labels is not None
-        assert present is not None
-        self._rows.setdefault(key, []).append((outputs.cpu(), labels, present, groups))
+        key, groups = (task, batch.source), batch.groups.get(task)
+        labels, present = batch.labels[task], batch.present[task]
+        numerator, count = self._targets[task].loss(outputs, labels, present, groups)
+        on_cpu = (outputs.cpu(), labels.cpu(), present.cpu(), None if groups is None else groups.cpu())
+        self._rows.setdefault(key, []).append(on_cpu)
         self._losses.setdefault(key, []).append(float(numerator))
         self._counts[key] = self._counts.get(key, 0) + int(count)
 

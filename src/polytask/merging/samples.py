@@ -47,7 +47,10 @@ class Samples(Protocol):
         ...
 
     def facts(self, task: str) -> dict[str, Any]:
-        """For people and the card: where the rows are from, `split`, `rows`, `batch_size`."""
+        """For people and the card: where the rows are from, `split`, `rows`, `batch_size`; as JSON has them.
+
+        What was measured on rows is read again where these are the same.
+        """
         ...
 
 

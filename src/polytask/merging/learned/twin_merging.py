@@ -22,6 +22,7 @@ from polytask.core.noise import Noise
 from polytask.merging.coefficients import columns
 from polytask.merging.composing import Scaled
 from polytask.merging.decompositions import thin_svd
+from polytask.merging.descending import LearningRate, Steps
 from polytask.merging.learning import Learned, learned
 from polytask.merging.routers import EmbeddingRouter, Layers, detached, drawn, scores
 from polytask.merging.routing import ThinExperts, embedding, embedding_of
@@ -37,8 +38,8 @@ def twin_merging(
     rank: Annotated[int, Interval(1)] = 16,
     hidden: Annotated[int, Interval(1)] = 64,
     batches: Annotated[int, Interval(1)] = 16,
-    steps: Annotated[int, Interval(1)] = 300,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 0.01,
+    steps: Steps = 300,
+    learning_rate: LearningRate = 0.01,
 ) -> Learned:
     """The shared expert's coefficients, the factors and the router.
 

@@ -25,7 +25,7 @@ from polytask.core.errors import MissingInput, UnknownName
 from polytask.core.noise import Noise
 from polytask.merging.coefficients import columns
 from polytask.merging.composing import Scaled
-from polytask.merging.descending import descend, facts_of
+from polytask.merging.descending import LearningRate, Steps, descend, facts_of
 from polytask.merging.layers import place_of
 from polytask.merging.learning import Learned, learned
 from polytask.merging.routers import Layers, ModuleRouters, detached, drawn
@@ -41,8 +41,8 @@ def wemoe(
     modules: Annotated[list[str] | None, Patterns()] = None,
     scale: Annotated[float, Interval()] = 0.3,
     hidden: Annotated[int, Interval(1)] = 64,
-    steps: Annotated[int, Interval(1)] = 1000,
-    learning_rate: Annotated[float, Interval(0, open="left")] = 1e-3,
+    steps: Steps = 1000,
+    learning_rate: LearningRate = 1e-3,
 ) -> Learned:
     """The routers, and the coefficients of all else.
 

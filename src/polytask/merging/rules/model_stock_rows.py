@@ -22,13 +22,13 @@ from polytask.merging.rules.model_stock import shares
     scale="mean",
     claims=("permutation", "homogeneous", "linear_under_scaling"),
 )
-def model_stock_rows(stack: Float[Tensor, "T *shape"], *, clip: bool = True) -> Float[Tensor, "*shape"]:
+def model_stock_rows(stack: Float[Tensor, "T rows row"], *, clip: bool = True) -> Float[Tensor, "rows row"]:
     """Of each row the sum of the task vectors times t / N.
 
-    Args:    stack: task vectors.
+    Args:    stack: whole rows of the task vectors.
              clip: count a row's negative mean cosine as 0.
-    Returns: the combined vector.
+    Returns: the combined rows.
     """
-    rows = (stack.flatten(2) if stack.dim() > 2 else stack.reshape(len(stack), 1, -1)).double()
-    share = shares(torch.einsum("trn,srn->rts", rows, rows), clip, "rule 'model_stock_rows'")
-    return (share[:, None] * rows.sum(0)).to(stack.dtype).reshape(stack.shape[1:])
+    X = stack.double()
+    share = shares(torch.einsum("trn,srn->rts", X, X), clip, "rule 'model_stock_rows'")
+    return (share[:, None] * X.sum(0)).to(stack.dtype)

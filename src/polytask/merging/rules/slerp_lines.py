@@ -46,7 +46,8 @@ def slerp_lines(
     """
     t = share_of_way(t, weights, "rule 'slerp_lines'")
     shape = stack.shape[1:]
-    if along == "column" and len(shape) > 1:
+    columns = along == "column" and len(shape) > 1
+    if columns:
         lines = stack.flatten(1, -2).mT
     else:
         lines = stack.flatten(2) if len(shape) > 1 else stack.reshape(2, 1, -1)
@@ -59,4 +60,4 @@ def slerp_lines(
     first = torch.where(curved, ((1 - t) * angle).sin() / below, 1 - t)
     second = torch.where(curved, (t * angle).sin() / below, t)
     combined = (first[:, None] * a + second[:, None] * b).to(stack.dtype)
-    return combined.mT.reshape(shape) if along == "column" and len(shape) > 1 else combined.view(shape)
+    return combined.mT.reshape(shape) if columns else combined.view(shape)
