@@ -112,6 +112,11 @@ def test_patches_have_the_mean_squared_error_of_their_pixels() -> None:
     torch.testing.assert_close(made.loss(state, encoder.raw({"image": image})), expected)
 
 
+def test_patches_have_no_negative_number_of_layers() -> None:
+    with pytest.raises(BadValue, match="layers is -1"):
+        validated(ENCODERS.find("patches").Options, {"layers": -1}, "encoder")
+
+
 def attend(heads: int, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     """[n, w] reads [L, w], head by head."""
     found = []

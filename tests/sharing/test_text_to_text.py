@@ -257,6 +257,7 @@ def test_a_task_with_one_label_a_row_is_asked_once_beside_points() -> None:
         ({"a": OutputSchema("numbers", ("a",))}, {}, {}, r"task 'a': nothing says between which.*limits: \{a: \[low"),
         ({"a": OutputSchema("choice", ("1", "1"))}, {}, {}, r"task 'a': labels as text is .*'1' once"),
         ({"a": 1}, {}, {"limits": {"a": [2, 2]}}, r"limits is \[2\.0, 2\.0\].*the smaller one first"),
+        ({"a": 2}, {}, {"limits": {"a": [0, 2]}}, r"limits of task 'a' is \[0\.0, 2\.0\]; .*none, as its answers are"),
         ({"a": 1}, {}, {"bins": 1}, r"bins is 1"),
         ({"a": 1}, {}, {"outside": -1}, r"outside is -1"),
     ],

@@ -87,8 +87,10 @@ def tokenizer_of(task: str, schema: OutputSchema, bins: int, limits: tuple[float
         limits: of numbers, instead of the schema's.
 
     Raises:
-        BadValue: two labels with one text. MissingInput: numbers without limits.
+        BadValue: two labels with one text; limits of what is no number. MissingInput: numbers without limits.
     """
+    if limits is not None and schema.means != "numbers":
+        raise BadValue(f"model.sharing.limits of task {task!r}", list(limits), "none, as its answers are labels")
     if schema.means == "flags":
         return Flags(schema.names)
     if schema.means == "choice":

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from polytask.core.errors import BadValue
@@ -32,7 +32,7 @@ class Patches(Encoder):
         kind: Literal["patches"] = "patches"
         patch: PositiveInt = 4
         width: PositiveInt = 64
-        layers: int = 0
+        layers: int = Field(default=0, ge=0)
         key: str = "image"
 
     def __init__(self, options: Options, schema: InputSchema) -> None:
