@@ -141,8 +141,8 @@ def test_a_decoder_equals_its_reference_in_float64() -> None:
             torch.stack([seen[place] if state.visible[row, place] else decoder.hidden for place in (4, 5)])
             + decoder.places
         )
-        key, value = reading.key_value(reading.context_norm(seen)).chunk(2, dim=1)
-        read = attend(2, reading.query(reading.norm(x)), key, value, state.visible[row])
+        key, value = reading.keys_values(reading.source_norm(seen)).chunk(2, dim=1)
+        read = attend(2, reading.queries(reading.own_norm(x)), key, value, state.visible[row])
         x = x + reading.outwards(read)
         x = x + reading.network(reading.network_norm(x))
         query, key, value = block.inwards(block.attention_norm(x)).chunk(3, dim=1)

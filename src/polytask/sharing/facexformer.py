@@ -71,7 +71,7 @@ class FaceXFormer(TokenSharing):
                 self.vectors[task] = nn.Sequential(*dense_layers(self.width, (self.width, self.width)), last)
         with seeded(seed, "layers"):
             self.layers = Stack(TwoWay(self.width, options) for _ in range(options.layers))
-            self.last = CrossAttention(self.width, options)
+            self.last = CrossAttention(self.width, options.heads, reader_of(options))
             self.norm = nn.LayerNorm(self.width)
         if self.on_maps:
             with seeded(seed, "maps"):
@@ -118,10 +118,10 @@ class TwoWay(Attention):
 
     def __init__(self, width: int, options: TransformerOptions) -> None:
         super().__init__(width, options.heads, options.dropout, reader_of(options))
-        self.reading = CrossAttention(width, options)
+        self.reading = CrossAttention(width, options.heads, reader_of(options))
         self.network_norm = nn.LayerNorm(width)
         self.network = feedforward_network(width, options.feedforward, options.dropout)
-        self.answering = CrossAttention(width, options)
+        self.answering = CrossAttention(width, options.heads, reader_of(options))
 
     def forward(
         self, own: Float[Tensor, "B T d"], values: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"] | None

@@ -14,7 +14,7 @@ from polytask.core.validation import Strict
 from polytask.sharing.encoders.contract import Encoder, MadeOf
 from polytask.sharing.layers import Stack, seeded
 from polytask.sharing.tape import note_penalty, noted
-from polytask.sharing.transformer_blocks import Block, check_heads
+from polytask.sharing.transformer_blocks import Block, CrossAttention, feedforward_network
 
 
 class ReconstructionOptions(Strict):
@@ -64,7 +64,6 @@ class Reconstruction(nn.Module):
         if made_of is None:
             found = f"{type(encoder).__name__}, which does not say what its tokens are made of"
             raise MissingInput(f"{reader}: the encoder is {found} (made_of, raw); say reconstruct: {{strength: 0}}")
-        check_heads(f"{reader}: reconstruct", options.heads, options.width)
         self.strength = options.strength
         with seeded(seed, "reconstruction"):
             self.visible = nn.Linear(encoder.width, options.width)
@@ -72,7 +71,8 @@ class Reconstruction(nn.Module):
         first = 0
         for number, size in enumerate(sizes):
             with seeded(seed, "reconstruction", number):
-                self.decoders.append(Decoder(slice(first, first + size), made_of, options, reader))
+                part = slice(first, first + size)
+                self.decoders.append(Decoder(part, made_of, options, f"{reader}: reconstruct"))
             first += size
 
     def forward(self, outputs: Mapping[str, Tensor]) -> None:
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         self.part, size = part, part.stop - part.start
         self.hidden = nn.Parameter(torch.randn(options.width) / options.width**0.5)
         self.places = nn.Parameter(torch.randn(size, options.width) / options.width**0.5)
-        self.reading = CrossAttention(options.width, options.heads)
+        self.reading = ReadingBlock(options.width, options.heads, reader)
         self.blocks: Stack[Block] = Stack(
             Block(options.width, options.heads, 2, 0.0, reader) for _ in range(options.layers)
         )
@@ -120,24 +120,18 @@ class Decoder(nn.Module):
         return (torch.cat(losses, dim=1) * hidden).sum() / hidden.sum().clamp(min=1)
 
 
-class CrossAttention(nn.Module):
+class ReadingBlock(CrossAttention):
     """What tokens read of others is added to them, then what a two-layer network makes of that."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.context_norm, self.network_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.outwards = nn.Linear(width, width)
-        self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+    def __init__(self, width: int, heads: int, reader: str) -> None:
+        super().__init__(width, heads, reader)
+        self.network_norm = nn.LayerNorm(width)
+        self.network = feedforward_network(width, 2, 0.0)
 
     def forward(
-        self, x: Float[Tensor, "B n w"], context: Float[Tensor, "B L w"], visible: Bool[Tensor, "B L"]
+        self, readers: Float[Tensor, "B n w"], read: Float[Tensor, "B L w"], mask: Bool[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B n w"]:
-        query = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(self.context_norm(context)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None, None, :])
-        x = x + self.outwards(read.transpose(1, 2).flatten(2))
+        x = super().forward(readers, read, mask)
         return x + self.network(self.network_norm(x))
 
 

@@ -116,9 +116,9 @@ class CrossAttention(Reading):
     Raises: BadValue for heads that do not divide the width of a token.
     """
 
-    def __init__(self, width: int, options: TransformerOptions) -> None:
-        check_heads(reader_of(options), options.heads, width)
-        super().__init__(width, options.heads)
+    def __init__(self, width: int, heads: int, reader: str) -> None:
+        check_heads(reader, heads, width)
+        super().__init__(width, heads)
         self.own_norm, self.source_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(

@@ -18,7 +18,7 @@ from polytask.sharing.layers import Stack, TaskModules, dense_layers, seeded
 from polytask.sharing.sequences import Places
 from polytask.sharing.spec import DecoderSpec
 from polytask.sharing.tape import listening, note_features, note_penalty
-from polytask.sharing.transformer_blocks import CrossAttention, TransformerOptions, block
+from polytask.sharing.transformer_blocks import CrossAttention, TransformerOptions, block, reader_of
 
 
 class OneFormer(PyramidSharing):
@@ -163,7 +163,7 @@ class QueryLayer(nn.Module):
 
     def __init__(self, width: int, options: TransformerOptions) -> None:
         super().__init__()
-        self.reading = CrossAttention(width, options)
+        self.reading = CrossAttention(width, options.heads, reader_of(options))
         self.among = block(width, options)
         with torch.no_grad():
             for last in (self.reading.outwards, self.among.outwards, self.among.network[-1]):
