@@ -5,7 +5,7 @@ from pathlib import Path
 
 from polytask.checkpoints.checkpoint import CARD
 from polytask.checkpoints.directory import TEMPORARY
-from polytask.core.errors import CheckpointError
+from polytask.core.errors import CheckpointError, nearest_beside
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def resolve(path: Path) -> Path:
     """The checkpoint meant by a path: itself, or the best (else last) checkpoint of a run directory."""
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such directory")
+        raise CheckpointError(f"{path}: no such directory{nearest_beside(path)}")
     if (path / "card.json").exists():
         return path
     best = pointed(path, "best") or pointed(path, "last")

@@ -20,12 +20,12 @@ def report(
 
     It needs no network, on any screen.
     """
-    from polytask.core.errors import CheckpointError
+    from polytask.core.errors import CheckpointError, nearest_beside
     from polytask.evaluation.report.page import write_report
 
     for directory in directories:
         if not directory.is_dir():
-            raise CheckpointError(f"{directory}: no such directory")
+            raise CheckpointError(f"{directory}: no such directory{nearest_beside(directory)}")
     target = directories[0] / "report.html" if out is None else out
     target.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(write_report(directories, target))

@@ -5,6 +5,7 @@ The command line prints such an error as it is and ends with exit status 2; a pr
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PolytaskError(Exception):
@@ -71,6 +72,11 @@ def nearest(found: str, allowed: Iterable[str]) -> str:
     by_folded = {name.casefold(): name for name in allowed}
     close = difflib.get_close_matches(found.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
+
+
+def nearest_beside(path: Path) -> str:
+    """As `nearest`, among what lies where a missing file or folder should."""
+    return nearest(path.name, sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else [])
 
 
 def _place(where: str | None) -> str:

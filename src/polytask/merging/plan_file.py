@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.documents import changed, parsed_settings, parsed_yaml, read_text
-from polytask.core.errors import BadValue, DataError
+from polytask.core.errors import BadValue, DataError, nearest_beside
 from polytask.core.validation import validated
 from polytask.merging.mergekit import is_mergekit, translated
 from polytask.merging.plan import MergePlan
@@ -75,7 +75,7 @@ def _values(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; allowed: a plan's file (or --rule, --base and --task)")
     if not path.is_file():
-        raise DataError(f"{path}: no such plan")
+        raise DataError(f"{path}: no such plan{nearest_beside(path)}")
     values = parsed_yaml(read_text(path, "plan"), str(path))
     if not isinstance(values, dict):
         raise BadValue("a plan", values, "a mapping (version, base, tasks, rule), or mergekit's", str(path))

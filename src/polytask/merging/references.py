@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polytask.core.errors import BadValue, MissingInput
+from polytask.core.errors import BadValue, MissingInput, nearest_beside
 
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What is fetched of a hub repository: no pickles and no code."""
@@ -55,7 +55,8 @@ def locate(reference: Reference, places: Sequence[Path] = (), *, offline: bool =
         return found
     if reference.model.startswith((".", "/", "~")) or reference.model.count("/") != 1:
         looked = ", ".join(str(Path(place) / reference.model) for place in places) or reference.model
-        raise MissingInput(f"{reference.model}: no such directory or file (looked at {looked})")
+        near = nearest_beside(Path(places[0] if places else "") / reference.model)
+        raise MissingInput(f"{reference.model}: no such directory or file (looked at {looked}){near}")
     return _from_hub(reference, offline)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.core.documents import changed, parsed_settings, parsed_yaml, read_text
-from polytask.core.errors import BadValue, DataError, UnknownName
+from polytask.core.errors import BadValue, DataError, UnknownName, nearest_beside
 from polytask.core.validation import validated
 from polytask.recipes.schema import Recipe
 
@@ -77,7 +77,7 @@ def _values(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Pat
         raise DataError(f"{path}: is a folder; allowed: a recipe file, or the name of a shipped recipe")
     name = path.name.removesuffix(".yaml")
     hint = f"; a recipe of this name is shipped: {name}" if name in shipped_names() else ""
-    raise DataError(f"{path}: no such recipe file{hint}")
+    raise DataError(f"{path}: no such recipe file{nearest_beside(path)}{hint}")
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:

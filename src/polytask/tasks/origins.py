@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from polytask.core.errors import DataError, nearest
+from polytask.core.errors import DataError, nearest_beside
 
 _SENTENCES = "one row a sentence with columns text, label, split"
 _MULAN = "the Mulan collection of multi-target regression sets (Spyromitros-Xioufis et al. 2016), mulan.sourceforge.net"
@@ -47,9 +47,7 @@ def missing_file(name: str, tried: Iterable[Path]) -> DataError:
     """The error about a file that is not there: where it was looked for, what is near, its public source if known."""
     places = list({path.resolve(): str(path) for path in tried}.values())
     message = f"{name}: no such file (looked for {', '.join(places)})"
-    folder = Path(places[0]).parent
-    beside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    message += nearest(Path(name).name, beside)
+    message += nearest_beside(Path(places[0]))
     origin = ORIGINS.get(Path(name).name.split(".")[0].lower())
     if origin is not None:
         message += f"; it is {origin}"
