@@ -304,6 +304,13 @@ def test_directories_and_names_that_do_not_fit_are_refused(tmp_path):
             Budget(**wrong)
 
 
+def test_a_row_whose_model_cannot_be_built_is_refused_before_the_first_run(tmp_path):
+    base, unfit = job(**SMALL), job(**SMALL, model__sharing="oneformer")
+    with pytest.raises(BadValue, match="'oneformer'"):
+        compare([run_of(base), run_of(unfit, "other")], base, TWO_SEEDS, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_names_that_differ_in_signs_only_have_folders_of_their_own(tmp_path):
     base = job(**SMALL)
     variants = [run_of(base, "a/b"), run_of(base, "a:b")]

@@ -93,10 +93,11 @@ def compare(
     if len({*names, BASELINE}) <= len(names):
         raise BadValue("the names of the variants", names, f"each once, and none called {BASELINE!r}")
     out, devices = Path(out), Devices(base.run)
-    devices.on_first(lambda: _prepare(out, recipe))
     tasks = _compared(base)
     baselines = {task: _within(single_task(base, task), budget, len(tasks)) for task in tasks}
     variants = [replace(variant, job=_within(variant.job, budget, 1)) for variant in variants]
+    _require_models([variant.job for variant in variants])
+    devices.on_first(lambda: _prepare(out, recipe))
     listeners = listeners if devices.is_first else ()
     runner = _Runner(out, budget, tuple(listeners), total=(len(baselines) + len(variants)) * budget.runs)
     single = {
@@ -184,6 +185,15 @@ class _Runner:
 def _within(job: Job, budget: Budget, models: int) -> Job:
     """The job with its share of the parameters, where the row is so many models."""
     return job if budget.parameters is None else with_parameters(job, budget.parameters // models)
+
+
+def _require_models(jobs: Sequence[Job]) -> None:
+    """The error of a row whose model cannot be built, before hours have gone into the rows above it."""
+    built: list[Any] = []
+    for job in jobs:
+        if (job.model, job.attachments) not in built:
+            job.build()
+            built.append((job.model, job.attachments))
 
 
 def _compared(job: Job) -> list[str]:
