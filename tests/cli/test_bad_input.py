@@ -124,6 +124,10 @@ def test_rows_without_a_needed_column(polytask: Polytask, folder: Path) -> None:
     table().drop("size").write_csv(folder / "new.csv")
     assert "no column 'size'" in polytask("evaluate", "run", "--data", "new.csv").error
     assert polytask("evaluate", "run", "--data", "new.csv", "--tasks", "sold,price").status == 0
+    assert (
+        "no task 'sodl' (did you mean 'sold'?)"
+        in polytask("evaluate", "run", "--data", "new.csv", "--tasks", "sodl").error
+    )
 
 
 def test_a_checkpoint_directory_of_another_recipe(polytask: Polytask, folder: Path) -> None:
@@ -177,6 +181,11 @@ def test_a_disk_that_is_full(polytask: Polytask, folder: Path) -> None:
 
 COMMANDS = {
     "a recipe that is not there": (("train", "nope.yaml", "--out", "q"), "nope.yaml: no such recipe file"),
+    "a recipe's misspelt name": (
+        ("train", "recpie.yaml", "--out", "q"),
+        "recpie.yaml: no such recipe file (did you mean 'recipe.yaml'?)",
+    ),
+    "a plan's misspelt name": (("merge", "brokn.yaml", "--out", "q"), "no such plan (did you mean 'broken.yaml'?)"),
     "a shipped recipe that is not there": (
         ("train", "multidigts", "--out", "q"),
         "no shipped recipe 'multidigts' (did you mean 'multidigits'?)",

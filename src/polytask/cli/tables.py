@@ -64,8 +64,9 @@ def labelled_rows(
 ) -> tuple[pl.DataFrame, Place, str]:
     """All rows or those of a split, in memory, their place, and in words which ones they are."""
     rows = _open(trained, data, data_dir, root)
+    features = trained.columns(tasks, source)  # which knows whether there are such tasks
     labels = [column for task in tasks or trained.targets for column in trained.targets[task].task.columns]
-    columns = list(dict.fromkeys([*trained.columns(tasks, source), *labels]))
+    columns = list(dict.fromkeys([*features, *labels]))
     known = _split_of(trained, tasks, source)
     by_column = known is not None and known.column in rows.schema
     if split is None:
