@@ -221,7 +221,7 @@ def test_a_place_that_there_is_not() -> None:
 
 
 def test_what_cannot_be_trimmed() -> None:
-    with pytest.raises(BadValue, match=r"the model's sharing is 'Hard'; allowed: mod_squad"):
+    with pytest.raises(BadValue, match=r"the model's sharing is 'hard'; allowed: mod_squad"):
         trimmed(model_of("hard"), [(["click"], inputs_of("hard", 2))])
     with pytest.raises(BadValue, match=r"threshold is 1; allowed: a number from 0, below 1"):
         trimmed(squad(), [], threshold=1)

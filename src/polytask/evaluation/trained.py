@@ -152,8 +152,10 @@ class Trained:
         for task in wanted:
             several = self.sources_of([task])
             if len(several) > 1:
-                named = f"several sources, {', '.join(several)}: say which one the rows are of, source={several[0]!r}"
-                raise MissingInput(f"task {task!r} has {named}")
+                which = f"source={several[0]!r}, or on the command line --source {several[0]}"
+                raise MissingInput(
+                    f"task {task!r} has several sources, {', '.join(several)}: say which one the rows are of, {which}"
+                )
         found: dict[str, torch.Tensor] = {}
         for source, here in self._readers(wanted).items():
             found |= self._forward(model, self._preprocessors[source].transform(frame, place), here, frame.height)

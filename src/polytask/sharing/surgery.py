@@ -42,7 +42,8 @@ def group_layers(
     """
     sharing, spec = model.sharing, model.spec
     if not isinstance(sharing, LayerGroups) or spec is None:
-        raise BadValue("the model's sharing", type(sharing).__name__, "layer_groups")
+        found = type(sharing).__name__ if spec is None else spec.sharing.kind
+        raise BadValue("the model's sharing", found, "layer_groups")
     levels = len(sharing.group_of)
     if not 0 <= level < levels:
         raise BadValue("level", level, f"0 to {levels - 1}")

@@ -43,7 +43,8 @@ def trimmed(model: MultiTaskModel, rows: Iterable[Piece], *, threshold: float = 
     """
     sharing, spec = model.sharing, model.spec
     if not isinstance(sharing, ModSquad) or spec is None:
-        raise BadValue("the model's sharing", type(sharing).__name__, "mod_squad")
+        found = type(sharing).__name__ if spec is None else spec.sharing.kind
+        raise BadValue("the model's sharing", found, "mod_squad")
     if not 0 <= threshold < 1:
         raise BadValue("threshold", threshold, "a number from 0, below 1")
     shares, uses = _shares(model, rows), sharing.uses()
