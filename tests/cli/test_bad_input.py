@@ -225,6 +225,7 @@ COMMANDS = {
         "recipe.yaml: exists; --force replaces it",
     ),
     "a report of nothing": (("report", "no"), "no: no such directory"),
+    "a report of a misspelt folder": (("report", "notse"), "notse: no such directory (did you mean 'notes'?)"),
     "a demo in a folder of somebody's": (("demo", "--out", "."), ".: not empty, and no comparison"),
     "a file to load": (("rules", "--load", "no.py"), "--load no.py: no such file"),
     "a loaded file with a mistake": (
@@ -241,6 +242,8 @@ COMMANDS = {
 
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_command_is_refused(polytask: Polytask, folder: Path, what: str) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notsee").touch()  # nearer, and no folder
     (folder / "broken.py").write_text("x = 1\nx / 0\n")
     (folder / "broken.yaml").write_text("version: 1\ntasks: {a: [\n")
     (folder / "twice.yaml").write_text("version: 1\nversion: 1\n")

@@ -36,7 +36,7 @@ def resolve(path: Path) -> Path:
     """The checkpoint meant by a path: itself, or the best (else last) checkpoint of a run directory."""
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such directory{nearest_beside(path)}")
+        raise CheckpointError(f"{path}: no such directory{nearest_beside(path, folders_only=True)}")
     if (path / "card.json").exists():
         return path
     best = pointed(path, "best") or pointed(path, "last")

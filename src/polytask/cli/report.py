@@ -25,7 +25,7 @@ def report(
 
     for directory in directories:
         if not directory.is_dir():
-            raise CheckpointError(f"{directory}: no such directory{nearest_beside(directory)}")
+            raise CheckpointError(f"{directory}: no such directory{nearest_beside(directory, folders_only=True)}")
     target = directories[0] / "report.html" if out is None else out
     target.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(write_report(directories, target))

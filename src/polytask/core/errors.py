@@ -74,9 +74,10 @@ def nearest(found: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
 
 
-def nearest_beside(path: Path) -> str:
+def nearest_beside(path: Path, *, folders_only: bool = False) -> str:
     """As `nearest`, among what lies where a missing file or folder should."""
-    return nearest(path.name, sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else [])
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    return nearest(path.name, [each.name for each in beside if each.is_dir() or not folders_only])
 
 
 def _place(where: str | None) -> str:
