@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import polytask
@@ -95,6 +96,30 @@ def test_the_command_line_trims(run: Path, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["heads", "trim", *made])
     assert found.exit_code == 0, found.output
     assert all(len(numbers) <= 2 for by_place in uses(tmp_path / "out").values() for numbers in by_place.values())
+
+
+def test_the_command_line_finds_the_images_of_the_rows(tmp_path: Path) -> None:
+    """They start from the table's folder, or from --root."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(24):
+        Image.new("L", (8, 8), 9 * number).save(tmp_path / "pictures" / f"{number}.png")
+    for prefix, file in (("pictures/", "index.csv"), ("", "bare.csv")):
+        lines = "".join(f"{prefix}{number}.png,{number % 2}\n" for number in range(24))
+        (tmp_path / file).write_text("path,odd\n" + lines)
+    recipe = {
+        "version": 1,
+        "data": {"images": "index.csv", "features": {"path": "image"}, "split": {"fractions": [0.5, 0.25, 0.25]}},
+        "tasks": {"odd": "binary"},
+        "model": {"encoder": {"kind": "patches", "width": 6}, "sharing": SQUAD},
+        "train": {"steps": 1, "batch_size": 8},
+    }
+    polytask.train(recipe, out=tmp_path / "run", data_dir=tmp_path)
+    line = ["heads", "trim", str(tmp_path / "run"), "--data"]
+    index, bare = (str(tmp_path / name) for name in ("index.csv", "bare.csv"))
+    for out, given in (("one", [index]), ("other", [bare, "--root", str(tmp_path / "pictures")])):
+        found = CliRunner().invoke(app, [*line, *given, "--out", str(tmp_path / out)])
+        assert found.exit_code == 0, found.output
+    assert uses(tmp_path / "one") == uses(tmp_path / "other")
 
 
 def test_what_does_not_fit(run: Path, tmp_path: Path) -> None:

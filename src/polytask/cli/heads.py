@@ -68,7 +68,7 @@ def trim(
 
     trained = load(model)
     rows = open_for(trained, data, data_folder(data_dir), trained.columns(None, source), root)
-    run(model, polars.concat([frame for frame, _ in rows]), out, threshold=threshold, source=source)
+    run(trained, polars.concat([frame for frame, _ in rows]), out, threshold=threshold, source=source)
     console().print(_said(out), soft_wrap=True, markup=False)
 
 

@@ -57,7 +57,7 @@ def detach(
 
 
 def trim(
-    directory: str | Path,
+    model: str | Path | Trained,
     rows: Any,
     out: str | Path,
     *,
@@ -68,18 +68,19 @@ def trim(
     """Writes the model without the experts that its tasks do not use on these rows; see `polytask.sharing.trimming`.
 
     Args:
-        directory: a run or checkpoint, with sharing `mod_squad`.
+        model: a run or checkpoint with sharing `mod_squad`, or what `polytask.load` gave for it, which knows where
+            the rows' images are (`images_from`).
         rows: a frame or mapping with the columns that the model reads; each task's rows are all of them.
         source: of which the rows are; the tasks of others keep all their experts. None: of every source.
         threshold: the share of a task's tokens that an expert must be used by, and more, to stay.
-        out, encoder: as for `detach`.
+        out, encoder: as for `detach`; a model that was loaded has its encoder.
     """
-    checkpoint = read_checkpoint(resolve(Path(directory)))
-    trained = load(checkpoint.path, encoder=encoder)
-    model = trimmed(_model(trained), trained.pieces(rows, source), threshold=threshold)
+    trained = model if isinstance(model, Trained) else load(model, encoder=encoder)
+    smaller = trimmed(_model(trained), trained.pieces(rows, source), threshold=threshold)
+    checkpoint = read_checkpoint(trained.path)
     parts = _of_tasks(checkpoint, list(checkpoint.config["outputs"]))
-    parts["config"]["model"] = _spec_of(model, model.sharing_tasks)
-    return _write(out, checkpoint.tensors(), parts, model, [checkpoint])
+    parts["config"]["model"] = _spec_of(smaller, smaller.sharing_tasks)
+    return _write(out, checkpoint.tensors(), parts, smaller, [checkpoint])
 
 
 def attach(
