@@ -31,8 +31,8 @@ class Conditioned(Sharing):
     """h_l = activation(c_tl(W_l h_(l-1) + b_l)), c_tl what the task makes of the layer's output; the outputs x of the
     encoder's own layers that `inner` names become c_tl(x) in the same way, and then the encoder runs once a task.
 
-    A subclass has what it needs of each task for each of `widths`, and says `conditioned` and `condition`. With
-    `on_output` it also acts on what the encoder gives, h_0 = c_t0(z).
+    A subclass has what it needs of each task for each of `widths`, and says `conditioned`, abstract here, and
+    `condition`. With `on_output` it also acts on what the encoder gives, h_0 = c_t0(z).
     Cost: the first shared layer once for any number of tasks, the others once for each named task; with `inner` the
     encoder and all layers once for each named task.
 

@@ -38,8 +38,9 @@ class Sharing(nn.Module):
 
     A subclass has `Options` (a subclass of `SharingOptions`) and is built with `(make_encoder, tasks, options, seed)`;
     `tasks` maps names, in order, to what their outputs stand for (None where only what others read of a task is left),
-    and most need the names alone. What belongs to one task only lies in `TaskModules`, started from `seeded(seed, what,
-    task)`, so that it depends on no other task.
+    and most need the names alone. It has `representation` and `features`, which are abstract here, or is a
+    `ReadsApart`. What belongs to one task only lies in `TaskModules`, started from `seeded(seed, what, task)`, so that
+    it depends on no other task.
     """
 
     width: int

@@ -18,7 +18,8 @@ from polytask.core.validation import Strict
 
 
 class Selection(Strict):
-    """How scores become weights; a subclass has `kind` and its options.
+    """How scores become weights; a subclass has `kind`, its options and `weights`, which is abstract here, and where it
+    `counts` also `weights_after`.
 
     `weights` are at least 0 and sum to 1 over the experts; `penalty` is what the method adds to the task's loss.
     `counts`: whether weights change with the number of passes that the model has begun in training.

@@ -18,7 +18,7 @@ from polytask.sharing.spec import SharingOptions
 
 
 class SequenceSharing(Sharing):
-    """One that reads tokens; a subclass has `encoder`, and `read` in the place of `features`."""
+    """One that reads tokens; a subclass has `encoder`, and `read`, abstract here, in the place of `features`."""
 
     reads: ClassVar[tuple[str, ...]] = ("sequence",)
     encoder: Encoder
@@ -46,7 +46,8 @@ class SequenceSharing(Sharing):
 
 
 class TokenSharing(SequenceSharing):
-    """One that reads a sequence of tokens, or a pyramid; a subclass has `read` for the first, `decoded` for the second.
+    """One that reads a sequence of tokens, or a pyramid; a subclass has `read` for the first, `decoded` for the second,
+    both abstract here.
 
     Attributes:
         on_maps: whether the encoder gives a pyramid.
@@ -91,7 +92,7 @@ class CoarseTokens(TokenSharing):
     """One whose tokens on a pyramid are the pixels of its coarsest map, each with a learned vector of its place added;
     a task's decoder reads the map that they become beside the finer ones.
 
-    A subclass has `read` and `read_map`; tokens are `token_width` wide.
+    A subclass has `read` and `read_map`, abstract here; tokens are `token_width` wide.
     """
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: SharingOptions, seed: int = 0) -> None:

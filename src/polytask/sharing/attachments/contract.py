@@ -25,14 +25,14 @@ class Attachment(nn.Module):
         options: what it was built from.
         transforms: whether the model computes with it: `transform` is then part of predicting, and it is saved with
             the model. Otherwise it has no parameters.
-        has_term: whether there is a `term`.
+        has_term: whether there is a `term`, which is abstract here.
         calibrates_branches: whether it stands between the branches of an encoder that fuses modalities and what fuses
             them (`branches`).
         spreads: whether its term is a sum over rows once `total` has summed what it needs of all of them: each process
             may then take its own rows' part.
         total: sums a tensor over processes; by default there is one.
-        trains_itself: its parameters follow its own term only, by an optimiser of their own (`optimizer`), and the
-            term's gradient goes nowhere else.
+        trains_itself: its parameters follow its own term only, by an optimiser of their own (`optimizer` and
+            `learning_rate`, abstract here), and the term's gradient goes nowhere else.
     """
 
     transforms: bool = False

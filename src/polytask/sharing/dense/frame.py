@@ -13,7 +13,7 @@ from polytask.sharing.spec import DecoderSpec, SharingOptions
 
 
 class PyramidSharing(Sharing):
-    """Image -> pyramid -> {task: what its head reads}; a subclass has `decoded`."""
+    """Image -> pyramid -> {task: what its head reads}; a subclass has `decoded`, abstract here."""
 
     reads: ClassVar[tuple[str, ...]] = ("pyramid",)
 
