@@ -229,12 +229,20 @@ def test_experts_are_one_until_they_part_and_the_gate_becomes_sparse() -> None:
         weights = torch.stack(list(tape.gates["experts", "click"].values()), dim=1)
         torch.testing.assert_close(weights.sum(1), torch.ones(5))
         used.append((bool(experts.eq(experts[0]).all()), int((weights > 0).sum(1).max())))
-    assert [one for one, _ in used] == [True, True, False, False, False, False, False]
-    assert used[2][1] == 4  # dense when they part
+    assert [one for one, _ in used] == [True, False, False, False, False, False, False]
+    assert used[1][1] == 4  # dense when they part
     assert used[6][1] < 4
-    assert int(model.sharing.steps) == 7
+    assert int(model.sharing.passes.count) == 7
     model.eval()(inputs)
-    assert int(model.sharing.steps) == 7
+    assert int(model.sharing.passes.count) == 7
+
+
+def test_a_pass_is_counted_once_where_each_task_reads_the_inputs_by_itself() -> None:
+    stems = {"by": "task", "default": {"kind": "mlp", "hidden_sizes": []}, "width": 4}
+    spec = ModelSpec.model_validate({"stems": stems, "sharing": {"kind": "evomoe", "experts": 2}})
+    model = build_model(spec, InputSchema(shapes={"numeric": (5,)}), OUTPUTS, seed=0)
+    model({"numeric": torch.ones(3, 5)})
+    assert int(model.sharing.passes.count) == 1
 
 
 def test_domains_start_from_the_encoder_and_learn_apart() -> None:
@@ -260,3 +268,8 @@ def test_domains_that_do_not_fit() -> None:
         table_model({"kind": "dmoerm", "groups": {"a": ["click", "topic"]}})
     with pytest.raises(BadValue, match="sharing 'dmoerm': the groups of task 'click'"):
         table_model({"kind": "dmoerm", "groups": {"a": ["click"], "b": ["click", "topic", "assays"]}})
+
+
+def test_a_gate_that_is_sparse_before_experts_part() -> None:
+    with pytest.raises(BadValue, match="sharing 'evomoe': sparse is 4; allowed: more than spawn, 4"):
+        table_model({"kind": "evomoe", "spawn": 4, "sparse": 4})

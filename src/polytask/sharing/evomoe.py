@@ -8,8 +8,9 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from polytask.core.errors import BadValue
 from polytask.sharing.contract import MakeEncoder, Sharing
-from polytask.sharing.gates import Scores
+from polytask.sharing.gates import Passes, Scores
 from polytask.sharing.layers import ACTIVATIONS, Activation, TaskModules, seeded
 from polytask.sharing.selection import DenseToSparse
 from polytask.sharing.spec import SharingOptions
@@ -19,10 +20,10 @@ from polytask.sharing.tape import listening, note_experts, note_gate, numbered
 class EvoMoE(Sharing):
     """h_t = sum_e g_te(z) f_e(z), f_e one layer with weights W * M_e + D_e.
 
-    Until step `spawn` all experts are W: there is one. Then each keeps a random part of it (the mask M_e) and learns a
+    Before step `spawn` all experts are W: there is one. Then each keeps a random part of it (the mask M_e) and learns a
     difference D_e of its own. A task's gate is softmax(scores / temperature); from `spawn` to `sparse` the temperature
     falls from `warm` to `cold`, and experts with a weight below `threshold` drop out (never the best one), so that a
-    row uses fewer and fewer. Steps are the passes in training mode, and are part of the model's state.
+    row uses fewer and fewer. Steps are the model's passes in training mode, and are part of its state.
 
     Source: Nie et al. 2021, arXiv:2112.14397 (EvoMoE): one expert that is spawned into diverse ones by random masks,
     and the dense-to-sparse gate with an annealed temperature and a threshold.
@@ -47,7 +48,6 @@ class EvoMoE(Sharing):
         cold: float = Field(default=0.3, gt=0)
         threshold: float = Field(default=0.05, ge=0, lt=1)
 
-    steps: Tensor
     masks: Tensor
 
     def __init__(self, make_encoder: MakeEncoder, tasks: Iterable[str], options: Options, seed: int = 0) -> None:
@@ -61,10 +61,12 @@ class EvoMoE(Sharing):
             masks = (torch.rand(shape) < options.keep).to(torch.float32)
         self.differences = nn.Parameter(torch.zeros(shape))
         self.register_buffer("masks", masks)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.passes = Passes()
+        if options.sparse <= options.spawn:
+            raise BadValue("sharing 'evomoe': sparse", options.sparse, f"more than spawn, {options.spawn}")
         self.select = DenseToSparse(
             begin=options.spawn,
-            end=max(options.sparse, options.spawn + 1),
+            end=options.sparse,
             warm=options.warm,
             cold=options.cold,
             threshold=options.threshold,
@@ -79,7 +81,7 @@ class EvoMoE(Sharing):
         return self.encoder(inputs)
 
     def features(self, representation: Float[Tensor, "B d"], tasks: list[str]) -> dict[str, Tensor]:
-        spawned = self.steps >= self.options.spawn
+        spawned = self.passes.count >= self.options.spawn
         weights = self._gates(representation, tasks)
         masks = torch.where(spawned, self.masks, 1.0).to(self.base.weight.dtype)
         layers = self.base.weight * masks + self.differences * spawned.to(self.differences.dtype)
@@ -89,11 +91,9 @@ class EvoMoE(Sharing):
             for place, task in enumerate(tasks):
                 note_gate("experts", task, self.names, weights[:, place])
         mixtures = weights.to(experts.dtype) @ experts.transpose(0, 1)  # [B, T, width]
-        if self.training:
-            self.steps.add_(1)
         return dict(zip(tasks, mixtures.unbind(1), strict=True))
 
     def _gates(self, z: Float[Tensor, "B d"], tasks: list[str]) -> Float[Tensor, "B T E"]:
         """Each task's weights at this step."""
         scores = torch.stack([self.gates[task](z) for task in tasks], dim=1)
-        return self.select.weights_after(self.steps, scores, len(self.names))
+        return self.select.weights_after(self.passes.count, scores, len(self.names))
