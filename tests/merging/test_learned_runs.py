@@ -70,6 +70,23 @@ def test_two_runs_are_merged_by_their_own_unlabelled_rows(runs: Path, tmp_path: 
     assert model.predict(table().drop("sold", "size", "price", "split")).columns[:2] == ["sold", "size"]
 
 
+def test_a_merge_reads_the_groups_of_a_ranking(tmp_path: Path) -> None:
+    """Its loss is over pairs of rows of one group, as in training."""
+    table().write_csv(tmp_path / "x.csv")
+    data = {"table": "x.csv", "split": "split", "drop": ["sold", "size"]}
+    tasks = {"order": {"kind": "ranking", "label": "price", "group_by": "colour"}}
+    for out, start in (("base", None), ("order", str(tmp_path / "base"))):
+        values = recipe(data=data, tasks=tasks, model={**ENCODER, "init_from": start})
+        polytask.train(values, out=tmp_path / out, data_dir=tmp_path)
+    runs = {"base": str(tmp_path / "base"), "tasks": {"order": str(tmp_path / "order")}}
+    rule = {"kind": "atlas", "each": "task", "steps": 1, "learning_rate": 1e-9, "start": 1.0}
+    merging = {**runs, "rule": rule, "data": {"rows": None, "batch_size": 100}}
+    found = polytask.merge(merging, out=tmp_path / "out", data_dir=tmp_path)
+    evaluated = [json.loads(line) for line in (tmp_path / "order" / "events.jsonl").read_text().splitlines()]
+    at_best = next(event for event in reversed(evaluated) if event["event"] == "evaluate" and event["split"] == "valid")
+    assert found["learned"]["objective_first"] == pytest.approx(at_best["losses"]["order"])
+
+
 def test_the_plan_that_is_written_merges_again_without_data(runs: Path, tmp_path: Path) -> None:
     for each in ("task", "tensor"):
         rule = {"kind": "adamerging", "each": each, "steps": 3}

@@ -61,22 +61,26 @@ class RunSamples:
 
     def outputs(self, task: str, batch: Batch) -> dict[str, Tensor]:
         run = self._runs[task]
-        device = next(run.model.parameters()).device
-        return run.model(batch.to(device).inputs, run.heads[batch.source], **named_stem(run.model, batch.source))
+        return run.model(
+            self._on_device(task, batch).inputs, run.heads[batch.source], **named_stem(run.model, batch.source)
+        )
 
     def kind(self, task: str, head: str, outputs: Tensor) -> Outputs:
         return kind_by_loss(self._runs[task].targets[head].task.loss)
 
     def loss(self, task: str, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor | None:
         targets, found = self._runs[task].targets, []
+        rows = self._on_device(task, batch)
         for head, own in outputs.items():
-            if head not in batch.labels:
+            if head not in rows.labels:
                 raise MissingInput(f"task {task!r}: the labels of {head!r} were not read")
-            labels, present = (values[head].to(own.device) for values in (batch.labels, batch.present))
-            total, count = targets[head].loss(own, labels, present)
+            total, count = targets[head].loss(own, rows.labels[head], rows.present[head], rows.groups.get(head))
             if int(count):
                 found.append(total / count)
         return torch.stack(found).sum() if found else None
+
+    def _on_device(self, task: str, batch: Batch) -> Batch:
+        return batch.to(next(self._runs[task].model.parameters()).device)
 
     def facts(self, task: str) -> dict[str, Any]:
         parts = self._runs[task].parts
