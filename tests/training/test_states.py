@@ -70,5 +70,5 @@ def test_what_a_missing_value_would_have_been_changes_nothing(tmp_path: Path) ->
 
 def test_a_model_that_predicts_once(tmp_path: Path) -> None:
     polytask.train(recipe(train__steps=1, train__epochs=None), out=tmp_path / "run", data={"data": table()})
-    with pytest.raises(MissingInput, match="task 'click' is predicted once: sharing 'sequential_state' does so"):
+    with pytest.raises(MissingInput, match="task 'click' is predicted once: only sharing 'sequential_state' predicts"):
         polytask.load(tmp_path / "run").predict_after_each(table())

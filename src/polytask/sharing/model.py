@@ -110,7 +110,9 @@ class MultiTaskModel(nn.Module):
             last = self(inputs, with_factors(named, self.products), stem)
         for task in named:
             if not all(factor in tape.earlier for factor in self.products.get(task, (task,))):
-                raise MissingInput(f"task {task!r} is predicted once: sharing 'sequential_state' does so after each")
+                raise MissingInput(
+                    f"task {task!r} is predicted once: only sharing 'sequential_state' predicts after each modality"
+                )
         stages = zip(*tape.earlier.values(), strict=True)
         found = [self._with_products(dict(zip(tape.earlier, stage, strict=True)), named) for stage in stages]
         return {task: torch.stack([stage[task] for stage in [*found, last]], dim=1) for task in named}

@@ -83,17 +83,16 @@ class TextToText(Sharing):
         own_prompts: bool = False
 
     def __init__(
-        self, make_encoder: MakeEncoder, tasks: Mapping[str, OutputSchema | None], options: Options, seed: int = 0
+        self, make_encoder: MakeEncoder, tasks: Mapping[str, OutputSchema], options: Options, seed: int = 0
     ) -> None:
         super().__init__(make_encoder, tasks, options, seed)
-        answered = {task: schema for task, schema in tasks.items() if schema is not None}
         self.options, self.map_sizes_of = options, {}
         self.encoder = make_encoder()
         self.gives = getattr(self.encoder, "gives", "vector")
         encoder: Any = self.encoder
         if self.gives == "pyramid":
             spec = make_encoder.decoder or DecoderSpec()
-            self.map_sizes_of, self.shapes = output_sizes(encoder, answered, spec), list(encoder.shapes)
+            self.map_sizes_of, self.shapes = output_sizes(encoder, tasks, spec), list(encoder.shapes)
             width, inputs = spec.width, encoder.shapes[-1][0]
         else:
             refuse_decoder(self.gives, make_encoder.decoder)
@@ -109,7 +108,7 @@ class TextToText(Sharing):
             self.decoder = AnswerDecoder(self.width, options)
         self.questions: NamedModules[Questions] = NamedModules()
         self.prompts: TaskModules[Embedding] = TaskModules()
-        for task, schema in answered.items():
+        for task, schema in tasks.items():
             tokenizer = tokenizer_of(task, schema, options.bins, options.limits.get(task))
             self.questions[task] = Questions(task, tokenizer, options.spelled)
             if options.own_prompts:
