@@ -53,7 +53,9 @@ def folder(run_directories: ModuleType, tmp_path_factory: pytest.TempPathFactory
     run_directories.write_compare(path / "compare", seeds=5)
     run_directories.write_compare(path / "assays", seeds=2, tasks=12, rules=("equal", "upgrad"))
     run_directories.write_run(path / "run", run_directories.TASKS, run_directories.FINAL, rule="uncertainty")
+    run_directories.write_compare(path / "five", seeds=2, tasks=5, rules=("equal", "upgrad"))
     write_report([path / "compare"], path / "compare.html")
+    write_report([path / "five"], path / "five.html")
     write_report([path / "assays"], path / "assays.html")
     write_report([path / "run"], path / "run.html")
     write_report([path / "compare", path / "assays", path / "run"], path / "all.html")
@@ -137,8 +139,9 @@ def test_phone_has_no_sideways_scrolling(browser: Browser, folder: Path, name: s
         assert min(drawn(found.page)) >= 1
 
 
-def test_desktop_table_needs_no_scrolling(browser: Browser, folder: Path) -> None:
-    with opened(browser, folder / "compare.html", width=1280) as found:
+@pytest.mark.parametrize(("name", "width"), [("compare", 1024), ("five", 1200)])
+def test_desktop_table_needs_no_scrolling(browser: Browser, folder: Path, name: str, width: int) -> None:
+    with opened(browser, folder / f"{name}.html", width=width) as found:
         fits = found.page.locator(".scroll").evaluate_all("all => all.map(s => s.scrollWidth <= s.clientWidth)")
         assert all(fits)
 

@@ -25,6 +25,8 @@ from polytask.evaluation.table import Comparison, Row, ScoredTask
 MOST_TASKS_ACROSS = 5
 """With more tasks than this the table is turned: tasks go down, variants across."""
 
+_BREAK = " <wbr>"  # where a cell may become two lines; nowhere else
+
 MARKS = {Verdict.BETTER: "▲", Verdict.WORSE: "▼", Verdict.WITHIN_NOISE: "≈"}
 CLASSES = {Verdict.BETTER: "better", Verdict.WORSE: "worse", Verdict.WITHIN_NOISE: "noise"}
 
@@ -165,7 +167,7 @@ def _delta(row: Row) -> Cell:
     outcome = (
         Verdict.WITHIN_NOISE if value.low <= 0 <= value.high else Verdict.BETTER if value.mean > 0 else Verdict.WORSE
     )
-    under = f"{percent_range(value.low, value.high)} {_mark(outcome)}{over}"
+    under = f"{percent_range(value.low, value.high)}{_mark(outcome)}{over}"
     return Cell(f"<strong>{percent(value.mean)}</strong>", under, CLASSES[outcome])
 
 
@@ -185,7 +187,7 @@ def _score(task: ScoredTask, row: Row, table: Comparison) -> Cell:
     shown = _mean(score.value, places)
     if score.difference is None or score.verdict is None or score.difference.mean is None:
         return shown
-    difference = f"{signed(score.difference.mean, places)} {_mark(score.verdict)}"
+    difference = f"{signed(score.difference.mean, places)}{_mark(score.verdict)}"
     under = f"{difference}<br>{shown.under}" if shown.under else difference
     return Cell(shown.value, under, CLASSES.get(score.verdict, ""))
 
@@ -199,19 +201,21 @@ def _mean(value: Estimate, places: int) -> Cell:
 
 
 def _half_width(value: Estimate, places: int) -> str:
-    return "" if value.half_width is None else f' <span class="interval">±{fixed(value.half_width, places)}</span>'
+    return (
+        "" if value.half_width is None else f'{_BREAK}<span class="interval">±{fixed(value.half_width, places)}</span>'
+    )
 
 
 def _mark(outcome: Verdict) -> str:
-    """A sign and a word: colour is never the only mark."""
+    """A sign and a word, on a line of their own where the table is narrow: colour is never the only mark."""
     sign = f'<span aria-hidden="true">{MARKS[outcome]}</span> ' if outcome in MARKS else ""
     words = outcome.value if outcome is not Verdict.ONE_SEED else "one seed"
-    return f'<span class="verdict">{sign}{words}</span>'
+    return f'{_BREAK}<span class="verdict">{sign}{words}</span>'
 
 
 def _costs(row: Row) -> list[Cell]:
     steps = "" if row.steps is None else f"{row.steps:,.0f} steps"
-    rates = ", ".join(f"{rate:g}" for rate in row.learning_rates) or "not recorded"
+    rates = "<br>".join(f"{rate:g}" for rate in row.learning_rates) or "not recorded"
     seeds = counted(len(row.seeds), "seed")
     if len(row.seeds) < FEW_SEEDS:
         seeds = f'<span class="few" title="fewer than {FEW_SEEDS} seeds">{seeds}, few</span>'
