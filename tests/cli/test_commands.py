@@ -129,6 +129,7 @@ def test_rules(polytask: Polytask) -> None:
     assert json.loads(polytask("rules", "ties", "--json").stdout)["steps"] == ["trim", "elect"]
     assert "polytask merge --rule ties --base BASE" in polytask("rules", "ties").stdout
     assert "transforms: [trim]" in polytask("rules", "trim").stdout
+    assert "clip: true or false; default True" in polytask("rules", "model_stock").stdout
     assert "no rule 'tise' (did you mean 'ties'?)" in polytask("rules", "tise").error
 
 

@@ -36,6 +36,7 @@ def test_parameters_are_read_from_the_signature() -> None:
         decay: Annotated[float, Interval(0, 1)] = 0.5,
         kind: Annotated[str, Choice("a", "b")] = "a",
         n: int = 3,
+        clip: bool = True,
     ) -> None: ...
 
     declared = parameters_of(function)
@@ -43,14 +44,18 @@ def test_parameters_are_read_from_the_signature() -> None:
         "decay: float = 0.5 (a number in [0, 1])",
         "kind: str = a (a | b)",
         "n: int = 3",
+        "clip: bool = True",
     ]
+    allowed = [parameter.allowed for parameter in declared.values()]
+    assert allowed == ["a number in [0, 1]", "a | b", "a value of type int", "true or false"]
     checked = check_parameters(declared, {"decay": 1}, "here")
-    assert checked == {"decay": 1.0, "kind": "a", "n": 3}
+    assert checked == {"decay": 1.0, "kind": "a", "n": 3, "clip": True}
     assert isinstance(checked["decay"], float)
     for given, error, match in [
         ({"decay": 2}, BadValue, r"here: decay is 2; allowed: a number in \[0, 1\]"),
         ({"kind": "c"}, BadValue, r"here: kind is 'c'; allowed: a \| b"),
         ({"n": "many"}, BadValue, "here: n is 'many'; allowed: a value of type int"),
+        ({"clip": 1}, BadValue, "here: clip is 1; allowed: true or false"),
         ({"decy": 0.1}, UnknownName, "here: no parameter 'decy' .did you mean 'decay'"),
     ]:
         with pytest.raises(error, match=match):

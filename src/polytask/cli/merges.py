@@ -35,7 +35,7 @@ def described(spec: Spec) -> dict[str, Any]:
         "summary": spec.summary,
         "source": spec.source,
         "parameters": {
-            parameter: {"default": about.default, "allowed": str(about.constraint)}
+            parameter: {"default": about.default, "allowed": about.allowed}
             for parameter, about in spec.parameters.items()
         },
     }
@@ -62,10 +62,7 @@ def listed(specs: list[Spec]) -> list[tuple[str, str]]:
 
 def fields(spec: Spec) -> list[tuple[str, str]]:
     """(heading, text) of one in full, after the fields of its docstring."""
-    about = [
-        f"{key}: {each.constraint or getattr(each.type, '__name__', each.type)}; default {each.default!r}"
-        for key, each in spec.parameters.items()
-    ]
+    about = [f"{key}: {each.allowed}; default {each.default!r}" for key, each in spec.parameters.items()]
     rows = [("Parameters", "\n".join(about) or "none")]
     if isinstance(spec, LearnedSpec):
         plan = f"rule: {spec.name}, data: {{split: valid, rows: 256}}"

@@ -58,7 +58,7 @@ def _described(spec: Any) -> dict[str, Any]:
         "scale": spec.scale,
         "claims": sorted(spec.claims),
         "parameters": {
-            parameter: {"default": about.default, "allowed": str(about.constraint)}
+            parameter: {"default": about.default, "allowed": about.allowed}
             for parameter, about in spec.parameters.items()
         },
         "random": spec.random,
@@ -128,7 +128,7 @@ def _show(spec: Any) -> None:
     if not any(name == "Source" for name, _ in fields):
         fields = [("Source", spec.source), *fields]
     shape = _RETURNS[spec.returns]
-    about = [f"{name}: {about.constraint}; default {about.default!r}" for name, about in spec.parameters.items()]
+    about = [f"{name}: {about.allowed}; default {about.default!r}" for name, about in spec.parameters.items()]
     claims = [f"{claim}: {CLAIMS[claim]}" for claim in CLAIMS if claim in spec.claims]
     rows = [
         *fields,

@@ -210,10 +210,23 @@ class Parameter:
             return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        plain = self.type if isinstance(self.type, UnionType) else get_origin(self.type) or self.type
-        if isinstance(plain, type | UnionType) and not isinstance(value, plain):
-            raise BadValue(self.name, value, f"a value of type {getattr(plain, '__name__', plain)}", where)
+        if isinstance(self._plain, type | UnionType) and not isinstance(value, self._plain):
+            raise BadValue(self.name, value, self._of_type, where)
         return value
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        return self._of_type if self.constraint is None else str(self.constraint)
+
+    @property
+    def _plain(self) -> Any:
+        return self.type if isinstance(self.type, UnionType) else get_origin(self.type) or self.type
+
+    @property
+    def _of_type(self) -> str:
+        known = {bool: "true or false", str: "a text"}
+        return known.get(self._plain, f"a value of type {getattr(self._plain, '__name__', self._plain)}")
 
     def __str__(self) -> str:
         allowed = f" ({self.constraint})" if self.constraint else ""

@@ -73,7 +73,7 @@ def _choice(declared: Mapping[str, Mapping[str, Parameter]]) -> dict[str, Any]:
     for name, own in declared.items():
         for parameter, about in own.items():
             known = parameters.setdefault(parameter, {"description": "", "anyOf": [{"$ref": "#/$defs/Value"}]})
-            known["description"] = "; ".join(_parts(known["description"], f"{name}: {about.constraint or about.type}"))
+            known["description"] = "; ".join(_parts(known["description"], f"{name}: {about.allowed}"))
             also = {PerTask: _VALUES, Patterns: _NAMES}.get(type(about.constraint))
             if also is not None and also not in known["anyOf"]:
                 known["anyOf"].append(also)

@@ -99,7 +99,7 @@ def _rule(choice: dict[str, Any]) -> dict[str, Any]:
         for parameter, about in find(name).parameters.items():
             earlier = parameters.setdefault(parameter, {"description": ""})
             earlier["description"] = "; ".join(
-                part for part in (earlier["description"], f"{name}: {about.constraint}") if part
+                part for part in (earlier["description"], f"{name}: {about.allowed}") if part
             )
     own = {"type": "object", "properties": parameters, "additionalProperties": False}
     properties = {**choice["properties"], "kind": {"enum": rule_names()}, "parameters": own, **parameters}
