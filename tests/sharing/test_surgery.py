@@ -78,7 +78,7 @@ def test_a_model_after_surgery_is_built_again_and_learns() -> None:
 
 def test_what_does_not_fit() -> None:
     inputs = table_inputs(4)
-    with pytest.raises(BadValue, match="the model's sharing is 'Hard'; allowed: layer_groups"):
+    with pytest.raises(BadValue, match="the model's sharing is 'hard'; allowed: layer_groups"):
         group_layers(table_model("hard"), inputs, level=0)
     with pytest.raises(BadValue, match="level is 2; allowed: 0 to 1"):
         group_layers(towers(), inputs, level=2)
