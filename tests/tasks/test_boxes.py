@@ -75,8 +75,11 @@ def test_tokens_of_bins_say_a_side_within_half_a_bin() -> None:
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([[0.5, 0.0, 0.4, 1.0], BOXES[0]], r"row 0: a box \[0\.5, 0\.0, 0\.4, 1\.0\]; allowed: left < right"),
-        ([BOXES[0], [10.0, 20.0, 30.0, 40.0]], r"'left' and on, row 1: a box .*shares of the picture"),
+        (
+            [[0.5, 0.0, 0.4, 1.0], BOXES[0]],
+            r"1 of 2 labels are no boxes, the first \[0\.5, 0\.0, 0\.4, 1\.0\]; allowed: left < right",
+        ),
+        ([BOXES[0], [10.0, 20.0, 30.0, 40.0]], r"'left' and on: 1 of 2 labels are no boxes, .*shares of the picture"),
         ([BOXES[0], BOXES[0]], r"not two boxes in training: all boxes are \[0\.0, 0\.1, 0\.5, 0\.6\]"),
         ([[None] * 4], r"not two boxes in training: no label"),
         ([["a", 0.0, 1.0, 1.0]], r"boxes labels of type String: 'a'; allowed: numbers"),

@@ -276,7 +276,7 @@ def test_groups_are_the_same_in_every_chunk_and_none_is_missing():
     assert len(groups.unique()) == 3
     assert torch.equal(groups[2:], target.groups(frame[2:]))
     assert Target.fit(Task(name="stars", kind="regression"), frame).groups(frame) is None
-    with pytest.raises(DataError, match="column 'user', row 1: no value; allowed: a group in every row"):
+    with pytest.raises(DataError, match="column 'user': 1 of 2 rows have no value; allowed: a group in each"):
         target.groups(pl.DataFrame({"user": ["u", None], "stars": [1, 2]}))
 
 

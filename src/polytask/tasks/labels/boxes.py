@@ -29,10 +29,10 @@ def _read(frame: Any, task: Task, place: str | None) -> tuple[np.ndarray, np.nda
     inside = ((boxes >= 0) & (boxes <= 1)).all(axis=1)
     wrong = present & ~(inside & (boxes[:, :2] < boxes[:, 2:]).all(axis=1))
     if wrong.any():
-        row = int(wrong.nonzero()[0][0])
-        where = f"{locate(task, task.label_columns[0], place)} and on, row {row}"
+        where = f"{locate(task, task.label_columns[0], place)} and on"
         allowed = "left < right and top < bottom, each between 0 and 1: shares of the picture's width and height"
-        raise DataError(f"{where}: a box {boxes[row].tolist()}; allowed: {allowed}")
+        found = f"{wrong.sum()} of {len(wrong)} labels are no boxes, the first {boxes[wrong][0].tolist()}"
+        raise DataError(f"{where}: {found}; allowed: {allowed}")
     return boxes, present
 
 

@@ -116,6 +116,5 @@ def read_groups(frame: Any, task: "Task", place: str | None) -> "Tensor":
     where = locate(task, str(task.group_by), place)
     series = _read_column(frame, str(task.group_by), where)
     if series.null_count():
-        row = int(series.is_null().arg_true()[0])
-        raise DataError(f"{where}, row {row}: no value; allowed: a group in every row")
+        raise DataError(f"{where}: {series.null_count()} of {len(series)} rows have no value; allowed: a group in each")
     return torch.from_numpy(series.hash().to_numpy().astype("int64"))
