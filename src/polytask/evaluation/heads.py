@@ -2,7 +2,7 @@
 
 polytask train new.yaml --out new          # init_from: the old model, trainable: [own]; learns a task of its own
 polytask heads attach old --from new --out both
-polytask heads detach both --task click --out smaller
+polytask heads detach both --tasks click --out smaller
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
