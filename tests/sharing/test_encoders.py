@@ -243,7 +243,7 @@ def test_segnet_needs_sides_that_can_be_halved() -> None:
 
 
 def test_an_architecture_says_what_it_reads() -> None:
-    with pytest.raises(BadValue, match=r"sharing 'task_tokens': what the encoder gives is .*a vector \[rows, width\]"):
+    with pytest.raises(BadValue, match=r"'task_tokens': what the encoder gives is .*a vector .*columns \| patches"):
         build_model(ModelSpec(encoder="tabular", sharing="task_tokens"), TABLE, {"a": 1}, seed=0)
     with pytest.raises(BadValue, match=r"sharing 'hard': what the encoder gives is .*a sequence"):
         build_model(ModelSpec(encoder="columns"), TABLE, {"a": 1}, seed=0)

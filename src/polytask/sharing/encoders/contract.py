@@ -158,7 +158,8 @@ def require_gives(encoder: nn.Module, reads: Sequence[str], reader: str) -> None
     """BadValue unless the encoder gives what its reader can read."""
     gives = _gives(encoder)
     if gives not in reads:
-        allowed = " or ".join(f"a {one} {SHAPES[one]}" for one in reads)
+        such = [name for name in ENCODERS.names() if getattr(ENCODERS.find(name), "gives", "vector") in reads]
+        allowed = f"{' or '.join(f'a {one} {SHAPES[one]}' for one in reads)} (encoder: {' | '.join(such)})"
         hint = "; a transformer's `pooling` makes a vector of its tokens" if gives == "sequence" else ""
         raise BadValue(f"{reader}: what the encoder gives", f"a {gives} {SHAPES[gives]}", f"{allowed}{hint}")
 
