@@ -152,6 +152,11 @@ WRONG = {
     "(did you mean 'auxiliary'?)",
     "data.degenerate=dropp": "allowed: 'error', 'drop' or 'keep' (did you mean 'drop'?)",
     "data.features.x=molecul": f"features.x: no kind 'molecul' (did you mean 'molecule'?); allowed: {KINDS_OF_COLUMN}",
+    "run=fast": "recipe.run is 'fast'; allowed: a mapping, {key: value}",
+    "train.trainable=[]": "recipe.train.trainable is []; allowed: at least 1 of them",
+    "train.optimizer={3: 4}": "recipe.train.optimizer: no key '3'; allowed: kind, lr",
+    "tasks.b.head={3: 4}": "tasks.b.head: no key '3'; allowed: hidden_sizes",
+    "data.features.x={kind: sequence, separator: ''}": "separator is ''; allowed: at least 1 character",
     "data.features.x={max_length: 3}": "recipe.data.features.x.kind is missing",
 }
 
@@ -159,7 +164,7 @@ WRONG = {
 @pytest.mark.parametrize("setting", WRONG)
 def test_a_wrong_value_is_told_with_what_is_allowed(setting: str) -> None:
     with pytest.raises(PolytaskError) as raised:
-        read_recipe(yaml.safe_load(BASE), [setting])
+        read_recipe({**yaml.safe_load(BASE), "train": {"steps": 1}}, [setting])
     assert WRONG[setting] in str(raised.value)
 
 

@@ -43,11 +43,14 @@ def _translated(
     for beginning, written in renamed.items():
         if place == beginning or place.startswith(f"{beginning}."):
             place = f"{written}{place[len(beginning) :]}"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in UNKNOWN_KEY:
         parent, _, key = place.rpartition(".")
         return UnknownName("key", key, _keys(model, first["loc"][:-1]), parent)
     return typed(first, place)
 
+
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+"""The types of pydantic's mistakes about a key that is not there: another text, or no text."""
 
 _ALTERNATIVE = re.compile(r"(constrained-)?(bool|int|float|str)|(tuple|list|dict)\[.*\]")
 """What pydantic puts at the end of a place for an alternative of a union."""
@@ -60,9 +63,9 @@ def first_mistake(error: ValidationError) -> Any:
     them allow.
     """
     found = error.errors()
-    first = next((mistake for mistake in found if mistake["type"] == "extra_forbidden"), found[0])
+    first = next((mistake for mistake in found if mistake["type"] in UNKNOWN_KEY), found[0])
     *place, last = first["loc"] or ("",)
-    if first["type"] == "extra_forbidden" or not _ALTERNATIVE.fullmatch(str(last)):
+    if first["type"] in UNKNOWN_KEY or not _ALTERNATIVE.fullmatch(str(last)):
         return first
     mistakes = [mistake for mistake in found if list(mistake["loc"][: len(place)]) == place]
     inside = max(mistakes, key=lambda mistake: len(mistake["loc"]))
@@ -96,6 +99,8 @@ _WORDS = (  # pydantic's name for it, the recipe's
     (r"a valid number.*", "a number"),
     (r"a valid boolean.*", "true or false"),
     (r"a valid string", "text"),
+    (r"(Tuple|List|Dictionary) should have at least (\d+) items? after validation, not \d+", r"at least \2 of them"),
+    (r"String should have at least (\d+) characters?", r"at least \1 character"),
 )
 
 

@@ -75,7 +75,10 @@ class Recipe(Strict):
             raise BadValue("recipe.train", train, "a mapping, as {rule: equal, epochs: 5}")
         train = dict(train)
         _check_keys(train, [*StageSpec.model_fields, *RunSpec.model_fields], "recipe.train")
-        run = {**(rest.get("run") or {}), **{key: train.pop(key) for key in list(train) if key in RunSpec.model_fields}}
+        run = rest.get("run") or {}
+        if not isinstance(run, dict):
+            raise BadValue("recipe.run", run, "a mapping, {key: value}")
+        run = {**run, **{key: train.pop(key) for key in list(train) if key in RunSpec.model_fields}}
         return {**rest, "stages": [train], "run": run}
 
     @model_validator(mode="after")

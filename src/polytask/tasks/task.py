@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from polytask.core.errors import BadValue, MissingInput, UnknownName
-from polytask.core.validation import first_mistake, typed
+from polytask.core.validation import UNKNOWN_KEY, first_mistake, typed
 from polytask.tasks.kinds import KINDS, Kind
 
 # Strict, so that `classes: [1, 2]` stays integers and YAML's `no` (a boolean) is not taken for the string "no".
@@ -257,6 +257,6 @@ def _validated(name: str, fields: Mapping[str, Any]) -> Task:
     except ValidationError as error:
         first = first_mistake(error)
         place = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":  # the task's own keys are checked before
+        if first["type"] in UNKNOWN_KEY:  # the task's own keys are checked before
             raise UnknownName("key", first["loc"][-1], HeadSpec.model_fields, f"tasks.{name}.head") from None
         raise typed(first, place, f"tasks.{name}") from None

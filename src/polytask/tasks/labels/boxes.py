@@ -31,7 +31,7 @@ def _read(frame: Any, task: Task, place: str | None) -> tuple[np.ndarray, np.nda
     if wrong.any():
         where = f"{locate(task, task.label_columns[0], place)} and on"
         allowed = "left < right and top < bottom, each between 0 and 1: shares of the picture's width and height"
-        found = f"{wrong.sum()} of {len(wrong)} labels are no boxes, the first {boxes[wrong][0].tolist()}"
+        found = f"{wrong.sum()} of {present.sum()} labels are no boxes, the first {boxes[wrong][0].tolist()}"
         raise DataError(f"{where}: {found}; allowed: {allowed}")
     return boxes, present
 
