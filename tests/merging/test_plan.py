@@ -34,6 +34,7 @@ def test_a_resolved_plan_is_a_plan() -> None:
         ({"donor": "c"}, "plan.donor: no input 'c'; allowed: base, a, b"),
         ({"keep": [{"pattern": "x", "take": "c"}]}, "plan.keep.0.take: no input 'c'; allowed: base, a, b, drop"),
         ({"rule": {"kind": "mean", "weight": {"c": 1}}}, "plan.rule.weight: no task 'c'; allowed: a, b"),
+        ({"rule": {"kind": "mean", "weight": {3: 1}}}, "plan.rule.weight: no task '3'; allowed: a, b"),
         ({"rule": {"kind": "mean", "scale": []}}, "mean.scale is []; allowed: a value, a list of numbers over depth"),
         ({"shard_size": "5 parsecs"}, "shard_size is '5 parsecs'; allowed: a size such as 5GB, 300MiB"),
         ({"slices": [{"inputs": {"a": {"layers": [2, 1]}}}]}, "layers is [2, 1]; allowed: [start, stop] with"),

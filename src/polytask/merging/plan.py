@@ -89,7 +89,7 @@ class RuleChoice(Strict):
 def _check_parameters(kind: str, parameters: dict[str, Any]) -> None:
     for name, value in parameters.items():
         for task, own in value.items() if isinstance(value, dict) else [("", value)]:
-            check_value(own, ".".join(part for part in (kind, name, task) if part))
+            check_value(own, ".".join(part for part in (kind, name, str(task)) if part))
 
 
 class MergeData(Strict):
