@@ -113,6 +113,13 @@ CASES: dict[str, dict[str, Any]] = {
         "slices": [sources(("a", 0, 3), ("b", 0, 3)), sources(("a", 2, 5), ("b", 2, 5))],
         "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.4}]},
     },
+    "slices, other pairs and lengths": {
+        "merge_method": "slerp",
+        "dtype": "float32",
+        "base_model": "./a",
+        "slices": [sources(("a", 0, 2), ("b", 0, 2)), sources(("c", 2, 5), ("a", 2, 5))],
+        "parameters": {"t": [0, 1]},
+    },
 }
 TO_DIFFER = (
     "ties, negative weight",

@@ -136,6 +136,24 @@ def test_the_base_is_the_first_of_an_interpolation_and_gives_the_tokenizer() -> 
     assert plan.rule.parameters == {"groups": "tensor", "straight": 0.9995, "t": 0.3}
 
 
+def test_each_slice_interpolates_between_two_models_of_its_own(tmp_path: Path) -> None:
+    """From the base, wherever it stands, to another model, at the slice's own way over depth."""
+    family = write_family(tmp_path, "abc")
+
+    def source(model: str, *layers: int) -> dict[str, Any]:
+        return {"model": model, "layer_range": list(layers)}
+
+    slices = [{"sources": [source("a", 0, 2), source("b", 0, 2)]}, {"sources": [source("c", 2, 3), source("a", 2, 3)]}]
+    file = {"merge_method": "slerp", "base_model": "a", "slices": slices, "parameters": {"t": [0, 1]}}
+    found = merged(assembled(tmp_path, {**file, "dtype": "float32"}))
+    for layer, model in enumerate("aba"):
+        name = f"model.layers.{layer}.mlp.weight"
+        torch.testing.assert_close(found[name], family[model][name])
+    three = {"sources": [*slices[1]["sources"], source("b", 2, 3)]}
+    with pytest.raises(PolytaskError, match=r"x\.yml\.slices\.1: the number of models is 3; allowed: 2 for slerp"):
+        translated({**file, "slices": [slices[0], three]}, "x.yml")
+
+
 def test_nuslerp_keeps_each_models_weight() -> None:
     file = {"merge_method": "nuslerp", "models": models(a={"weight": 1}, b={"weight": [0, 3]})}
     plan, _ = translated(file, "x.yml")

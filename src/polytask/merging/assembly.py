@@ -224,7 +224,7 @@ class _Assembler:
             self._note(note, candidate.name)
         dtype = self._output_dtype(candidate)
         tasks = [task for task in self._inputs.tasks if task in candidate.sources]
-        depth = self._depths.get(_depth_key(candidate))
+        depth = self._depths.get(candidate.name)
         pipeline = self._pipelines.at(candidate.name, depth, tasks, candidate.part)
         sources = {task: candidate.sources[task] for task in tasks}
         base = candidate.base if pipeline.of != "models" else None
@@ -319,13 +319,21 @@ def _check_beside(inputs: Inputs, names: Sequence[str]) -> None:
 
 
 def _depths(plan: MergePlan, found: Sequence[Candidate]) -> dict[str, float]:
+    """Tensor -> depth, counted inside a slice: its first layer has depth 0, its last one depth 1."""
     stated = [(entry.pattern, entry.value) for entry in plan.depth if not entry.outside]
     outside = [(entry.pattern, entry.value) for entry in plan.depth if entry.outside]
-    return depths([_depth_key(candidate) for candidate in found], stated, outside)
+    slices: dict[int, dict[str, str]] = {}  # by identity: two slices may say the same
+    for candidate in found:
+        slices.setdefault(id(candidate.part), {})[candidate.name] = _inside(candidate)
+    every: dict[str, float] = {}
+    for inside in slices.values():
+        known = depths(inside.values(), stated, outside)
+        every |= {name: known[own] for name, own in inside.items()}
+    return every
 
 
-def _depth_key(candidate: Candidate) -> str:
-    """Depth is counted inside a slice: the slices' first layers have depth 0."""
+def _inside(candidate: Candidate) -> str:
+    """The tensor's name with the number that its layer has in its slice."""
     return candidate.name if candidate.position is None else renumbered(candidate.name, candidate.position)
 
 

@@ -97,7 +97,8 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
     models = list(dict.fromkeys(model for model, _ in entries))
     merged = [model for model in models if model != base or method.base == "input"]
     if method.base == "input":
-        merged = _base_first(merged, base, method, where)
+        _check_number(file, base, method, where)
+        merged = merged if base is None else list(dict.fromkeys([base, *merged]))  # its way starts there
     tasks = {names.of(model): {"model": model, "parameters": {}} for model in merged}
     if file.models is not None:
         for model, parameters in entries:
@@ -185,13 +186,14 @@ def _entries(file: MergekitFile, where: str) -> list[tuple[str, dict[str, Any]]]
     ]
 
 
-def _base_first(merged: list[str], base: str | None, method: Method, where: str) -> list[str]:
-    """The two models of an interpolation, from the base to the other."""
-    if base is not None and base not in merged:
-        merged = [base, *merged]
-    if len(merged) != method.models:
-        raise BadValue("the number of models", len(merged), f"{method.models} for {method.rule}", where)
-    return merged if base is None else [base, *(model for model in merged if model != base)]
+def _check_number(file: MergekitFile, base: str | None, method: Method, where: str) -> None:
+    """BadValue where an interpolation, or that of a slice, is of too many models or too few, the base among them."""
+    slices = [(f"{where}.slices.{number}", part.sources) for number, part in enumerate(file.slices or ())]
+    for place, entries in slices or [(where, file.models or ())]:
+        models = dict.fromkeys([base, *(reference(entry.model, place) for entry in entries)])
+        number = len(models) - (base is None)
+        if number != method.models:
+            raise BadValue("the number of models", number, f"{method.models} for {method.rule}", place)
 
 
 def _check_base(method: Method, base: str | None, where: str) -> None:
