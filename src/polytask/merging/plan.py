@@ -260,7 +260,7 @@ class MergePlan(Strict):
             if owner is not None and owner not in owners:
                 raise UnknownName("input", owner, owners, f"plan.tokenizer.tokens.{token}")
 
-    def _per_task(self) -> list[tuple[str, dict[str, Any]]]:
+    def _per_task(self) -> list[tuple[str, dict[Any, Any]]]:
         """Every {task: ...} of the plan but `tasks`, with its place."""
         found = [(f"plan.slices.{number}.inputs", dict(part.inputs)) for number, part in enumerate(self.slices)]
         chosen = [("plan.rule", self.rule.parameters)]
