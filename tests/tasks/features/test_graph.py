@@ -146,6 +146,16 @@ def test_the_columns_beside_it_are_no_features_of_their_own() -> None:
     assert set(inputs) == {"nodes", "node_mask", "interest", "edges", "edge_features"}
 
 
+def test_a_part_of_a_graph_has_no_kind_of_its_own() -> None:
+    graph = {"kind": "graph", **OPTIONS}
+    for column, features in (
+        ("edges", {"edges": "vector", "nodes": graph}),
+        ("nodes", {"nodes": {**graph, "interest": "nodes"}}),
+    ):
+        with pytest.raises(DataError, match=f"features.{column}: it is part of the feature 'nodes', and none of its"):
+            loaded(features=features)
+
+
 def test_a_label_is_no_part_of_a_graph() -> None:
     with pytest.raises(DataError, match=r"features\.label: a label, .* is no feature"):
         loaded(features={"nodes": {"kind": "graph", **OPTIONS, "interest": "label"}})

@@ -45,9 +45,12 @@ def choose_features(
         tokenizer: directory or hub id; given when the encoder reads text, and then free text is a text feature.
         root: folder of the images that paths name.
 
-    Raises: DataError for a column whose kind cannot be guessed.
+    Raises: DataError for a column whose kind cannot be guessed, or that is a feature and read by another one too.
     """
-    beside = {column for options in said.values() for column in options.beside}
+    beside = {column: owner for owner, options in said.items() for column in options.beside}
+    for column, owner in beside.items():
+        if column in said:
+            raise DataError(f"{where}: features.{column}: it is part of the feature {owner!r}, and none of its own")
     features: list[Feature] = []
     for column in sample.columns:
         if column in beside:
