@@ -21,8 +21,8 @@ def _sentences(results: Mapping[str, Any]) -> str:
 def _about(results: Mapping[str, Any]) -> str:
     floor = results["floor"]
     return (
-        f"Models of {magnitude(results['parameters'])} parameters, {results['threads']} threads. Reading four models "
-        f"and writing one takes {duration(floor['copy']['seconds'])}, a mean in NumPy "
+        f"Models of {magnitude(results['parameters'])} parameters, {results['threads']} processors. Reading four "
+        f"models and writing one takes {duration(floor['copy']['seconds'])}, a mean in NumPy "
         f"{duration(floor['mean']['seconds'])}, and importing torch {duration(results['torch_imported']['seconds'])}, "
         "which every row includes."
     )
@@ -43,7 +43,7 @@ def _on_memory(results: Mapping[str, Any]) -> str:
     goal = results["goals"]["memory"]
     most = max(_beyond(results, run) for run in _runs_of_polytask(results))
     return (
-        "Memory is anonymous, beyond an interpreter that has imported torch. "
+        "Memory is anonymous, beyond an interpreter that has imported torch; what processes share counts once. "
         f"Polytask held at most {most / MIB:.0f} MiB, with {magnitude(results['parameters_of_the_larger'])} "
         f"parameters too (goal: at most {goal / MIB:.0f} MiB: {_met(most <= goal)})."
     )

@@ -8,7 +8,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.merging.timing import INTERVAL, anonymous_of
+import psutil
+
+from benchmarks.merging.timing import INTERVAL, anonymous, anonymous_of
 from polytask.core.errors import PolytaskError
 
 
@@ -31,9 +33,9 @@ def merged_apart(plan: Mapping[str, Any], out: Path, data_dir: Path | None = Non
     process = context.Process(target=_merge, args=(dict(plan), str(out), data_dir, sender))
     process.start()
     sender.close()
-    peak = 0
+    tree, peak = psutil.Process(process.pid), 0
     while process.is_alive():
-        peak = max(peak, anonymous_of(process.pid))
+        peak = max(peak, anonymous(tree))
         time.sleep(INTERVAL)
     process.join()
     if not receiver.poll():

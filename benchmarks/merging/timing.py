@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 INTERVAL = 0.02  # seconds between two looks at the memory
+REST = 20  # times as long as a look took is waited, so that looking changes no time
 LINES = 5  # of a failing command's output that are shown
 
 
@@ -20,8 +21,9 @@ def timed(command: Sequence[str], log: Path, environment: Mapping[str, str] | No
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
         tree, peak = psutil.Process(process.pid), 0
         while process.poll() is None:
-            peak = max(peak, _anonymous(tree))
-            time.sleep(INTERVAL)
+            looked = time.perf_counter()
+            peak = max(peak, anonymous(tree))
+            time.sleep(max(INTERVAL, REST * (time.perf_counter() - looked)))
         seconds = time.perf_counter() - start
     if process.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-LINES:]
@@ -29,19 +31,23 @@ def timed(command: Sequence[str], log: Path, environment: Mapping[str, str] | No
     return {"seconds": seconds, "anonymous": peak}
 
 
-def _anonymous(tree: psutil.Process) -> int:
-    """Bytes of all processes together; those that end meanwhile count nothing."""
+def anonymous(tree: psutil.Process) -> int:
+    """Bytes of all processes together, what they share counted once; those that end meanwhile count nothing."""
     try:
         processes = [tree, *tree.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    return sum(anonymous_of(process.pid) for process in processes)
+    return sum(anonymous_of(process.pid, alone=len(processes) == 1) for process in processes)
 
 
-def anonymous_of(number: int) -> int:
-    """Bytes of one process; 0 where it has ended."""
+def anonymous_of(number: int, *, alone: bool = True) -> int:
+    """Bytes of one process, its share of those that it has in common with its forks; 0 where it has ended.
+
+    Args:    alone: without forks all is its own, which the system knows without counting pages.
+    """
+    file, field = ("status", "RssAnon:") if alone else ("smaps_rollup", "Pss_Anon:")
     try:
-        lines = Path(f"/proc/{number}/status").read_text().splitlines()
+        lines = Path(f"/proc/{number}/{file}").read_text().splitlines()
     except OSError:
         return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(field))

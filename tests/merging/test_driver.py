@@ -39,7 +39,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 def test_files_give_the_numbers_of_memory(method: str, dtype: torch.dtype, tmp_path: Path) -> None:
     paths = models(tmp_path / "models", dtype=dtype)
     weights, out = opened(paths), tmp_path / "out"
-    report = merge(jobs(weights, method), out, seed=3, threads=2)
+    report = merge(jobs(weights, method), out, seed=3, workers=2)
     base, *tuned = (load_file(path / "model.safetensors") for path in paths.values())
     pipeline = find_method(method)()
     stacks = {name: torch.stack([model[name].float() for model in tuned]) for name in base}
@@ -71,17 +71,17 @@ def test_no_byte_depends_on_threads_spans_or_shards_memory(
     method: str, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = opened(paths)
-    merge(jobs(weights, method), tmp_path / "one", seed=1, threads=1)
+    merge(jobs(weights, method), tmp_path / "one", seed=1, workers=1)
     wanted = content(tmp_path / "one")
     for threads in (2, 5):
-        merge(jobs(weights, method), tmp_path / "out", seed=1, threads=threads, memory=1)
+        merge(jobs(weights, method), tmp_path / "out", seed=1, workers=threads, memory=1)
         assert content(tmp_path / "out") == wanted
     for span in (1, 2, 1000):
         monkeypatch.setattr(passes, "SPAN", span)
-        merge(jobs(weights, method), tmp_path / "out", seed=1, threads=2)
+        merge(jobs(weights, method), tmp_path / "out", seed=1, workers=2)
         found = tensors(tmp_path / "out")
         assert all(torch.equal(found[name], value) for name, value in tensors(tmp_path / "one").items())
-    merge(jobs(weights, method), tmp_path / "shards", seed=1, threads=2, shard_size=50_000)
+    merge(jobs(weights, method), tmp_path / "shards", seed=1, workers=2, shard_size=50_000)
     found = tensors(tmp_path / "shards")
     assert all(torch.equal(found[name], value) for name, value in tensors(tmp_path / "one").items())
 
@@ -184,8 +184,8 @@ def test_bad_jobs_are_refused_before_anything_is_read(paths: dict[str, Path], tm
         merge([], out)
     with pytest.raises(BadValue, match=r"number of jobs for the tensor 'embed.weight' is 2"):
         merge([*jobs(weights, "linear"), *jobs(weights, "linear")], out)
-    with pytest.raises(BadValue, match="threads is 0"):
-        merge(jobs(weights, "linear"), out, threads=0)
+    with pytest.raises(BadValue, match="workers is 0"):
+        merge(jobs(weights, "linear"), out, workers=0)
     other = models(tmp_path / "other", tasks=1, shapes={**SHAPES, "norm.weight": (8,)})
     with pytest.raises(BadValue, match=r"other/a/model.safetensors: the shape of 'norm.weight' is \(8,\)"):
         merge(jobs({**weights, "d": opened(other)["a"]}, "linear"), out)
@@ -234,7 +234,7 @@ def slow(self, report):
 writer.ShardFile.finish = slow
 paths = {name: Path(sys.argv[1]) / "models" / name for name in ("base", "a", "b", "c")}
 out = Path(sys.argv[1]) / sys.argv[2]
-report = driver.merge(jobs(opened(paths), "ties"), out, seed=5, threads=1, shard_size=50_000)
+report = driver.merge(jobs(opened(paths), "ties"), out, seed=5, workers=1, shard_size=50_000)
 print("kept", report.shards_kept)
 """
 

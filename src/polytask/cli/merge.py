@@ -37,7 +37,7 @@ def merge(
     data_dir: DataDir = None,
     offline: Annotated[bool, typer.Option("--offline", help="Models from the Hugging Face cache only.")] = False,
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Most memory to use.")] = "300MiB",
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="How many.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processors to use.")] = None,
     whole_hashes: Annotated[
         bool, typer.Option("--whole-hashes", help="Identify large inputs by all their bytes, not by samples.")
     ] = False,
@@ -57,7 +57,7 @@ def merge(
         raise BadValue("--compat", compat, "mergekit")
     given, changes = _plan(plan, rule, base, task or [], settings or [])
     options: dict[str, Any] = {"compatible": compat is not None, "offline": offline, "memory": memory}
-    options |= {"threads": threads, "whole_hashes": whole_hashes, "data_dir": data_folder(data_dir)}
+    options |= {"workers": workers, "whole_hashes": whole_hashes, "data_dir": data_folder(data_dir)}
     found = _merged(given, out, changes, dry_run, options, quiet=as_json)
     if as_json:
         show_json(found)

@@ -4,8 +4,9 @@ The command line prints such an error as it is and ends with exit status 2; a pr
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 class PolytaskError(Exception):
@@ -13,6 +14,16 @@ class PolytaskError(Exception):
 
     def __str__(self) -> str:  # KeyError would print the repr of its argument
         return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """So that another process can raise it here: from its message, not from what the message was made of."""
+        return _again, (type(self), *self.args), self.__dict__
+
+
+def _again(kind: type[PolytaskError], *args: object) -> PolytaskError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class UnknownName(PolytaskError, KeyError):

@@ -2,19 +2,21 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from polytask.core.blocks import BLOCK
 from polytask.core.errors import BadValue
+from polytask.merging import forks
 from polytask.merging.contract import Pipeline
 from polytask.merging.fingerprint import fingerprint_of
+from polytask.merging.forks import Forks
 from polytask.merging.jobs import TensorJob
 from polytask.merging.layout import index_bytes, shards_of
-from polytask.merging.outcome import MergeReport
+from polytask.merging.outcome import MergeReport, TensorReport
 from polytask.merging.passes import Piece, independent
-from polytask.merging.pool import Budget, Pool, one_thread_each, processors
+from polytask.merging.pool import Budget, Threads, one_thread_each, processors
 from polytask.merging.reading import rows_of
 from polytask.merging.stages import stages_of
 from polytask.merging.streaming import Run, Tally, Work, merge_together, take_over
@@ -24,6 +26,7 @@ from polytask.merging.writer import Output, Workspace
 _COPIES = 5  # of a block's rows in float32 that a pipeline holds at a time, about
 MEMORY = 300 * 2**20
 SHARD = 5 * 10**9
+WORTH_FORKING = 1 << 24  # elements; with fewer a merge is over sooner than processes have begun to pay
 
 Files = Callable[[MergeReport, Path], Mapping[str, bytes | Path]]
 
@@ -34,7 +37,7 @@ def merge(
     *,
     seed: int = 0,
     memory: int = MEMORY,
-    threads: int | None = None,
+    workers: int | None = None,
     shard_size: int = SHARD,
     metadata: Mapping[str, str] | None = None,
     files: Files | None = None,
@@ -44,14 +47,15 @@ def merge(
     """Writes the merged model into the directory `out`: model.safetensors, or shards with their index.
 
     The same call after an interruption redoes the unfinished shards only; the bytes are those of an uninterrupted run.
-    They do not depend on `memory`, `threads` or the order of a job's inputs' files.
+    They do not depend on `memory`, `workers` or the order of a job's inputs' files.
 
     Args:
         jobs: a tensor each, in the order of the output.
         out: a directory that takes its name when it is complete; one that was there is replaced.
         seed: of random transforms and rules.
         memory: anonymous bytes beyond the interpreter's; a rule on matrices needs its largest matrix besides.
-        threads: default: the processors this process may use.
+        workers: processes, or threads where there is little to do or rules see whole matrices; default: the processors
+            that this process may use.
         shard_size: most bytes of tensors in a file (one tensor may exceed it).
         metadata: of the safetensors files, beside {"format": "pt"}.
         files: given the report and the folder in which the weights' files lie so far, what else belongs in the
@@ -64,15 +68,17 @@ def merge(
         CheckpointError: a full disk (before anything is written where that can be known), or another failed write.
     """
     start = time.perf_counter()
-    _check(jobs, threads, shard_size)
+    _check(jobs, workers, shard_size)
     shards = shards_of(jobs, shard_size, {"format": "pt", **(metadata or {})})
     with Workspace(out, fingerprint_of(shards, seed, measure)) as workspace:
         output = Output(workspace, shards)
-        tally = Tally(progress)
+        number = _affordable(jobs, workers or processors(), memory)
+        tally = Tally(progress, number)
         try:
-            with output, Pool(_affordable(jobs, threads or processors(), memory)) as pool, one_thread_each():
+            with output, _pool(jobs, number, tally) as pool, one_thread_each():
                 run = Run(output, pool, Budget(memory), tally, measure)
-                pool.each(_calls(run, jobs, seed))
+                for report in pool.each(_calls(run, jobs, seed)):
+                    output.done(report)
                 tally.finish()
         except BaseException:
             workspace.forget_if_empty()
@@ -90,25 +96,38 @@ def merge(
     return report
 
 
-def _affordable(jobs: Sequence[TensorJob], threads: int, memory: int) -> int:
-    """As many threads as the memory holds the blocks of; no result depends on their number."""
+def _affordable(jobs: Sequence[TensorJob], workers: int, memory: int) -> int:
+    """As many workers as the memory holds the blocks of; no result depends on their number."""
     rows = 2 + max(len(job.inputs) for job in jobs)
-    return max(1, min(threads, memory // (_COPIES * 4 * BLOCK * rows)))
+    return max(1, min(workers, memory // (_COPIES * 4 * BLOCK * rows)))
 
 
-def _calls(run: Run, jobs: Sequence[TensorJob], seed: int) -> list[Callable[[], None]]:
-    """Long calls that do not depend on one another: tensors that share statistics, and tensors that are taken over."""
+def _pool(jobs: Sequence[TensorJob], workers: int, tally: Tally) -> Threads | Forks:
+    """Processes where they pay: much to do, block by block. Whole matrices share one budget, so threads see to them."""
+    elements = sum(job.elements for job in jobs)
+    steps = [job.pipeline.rule.spec for job in jobs if isinstance(job.pipeline, Pipeline)]
+    whole = any(spec.granularity not in ("element", "row") for spec in steps)
+    if workers > 1 and forks.AVAILABLE and elements >= WORTH_FORKING and not whole:
+        return Forks(workers, tally.become, tally.say)
+    return Threads(workers)
+
+
+def _calls(run: Run, jobs: Sequence[TensorJob], seed: int) -> list[tuple[int, Callable[[], Iterator[TensorReport]]]]:
+    """Long calls that do not depend on one another, and how many elements each is of.
+
+    Tensors that share statistics are one call, and so is each tensor that is taken over.
+    """
     works = {job.name: _work(run, job, seed) for job in jobs if isinstance(job.pipeline, Pipeline)}
-    calls: list[Callable[[], None]] = []
+    calls: list[tuple[int, Callable[[], Iterator[TensorReport]]]] = []
     for pieces in independent([work.piece for work in works.values()]):
         together = [works[piece.name] for piece in pieces]
         if any(run.output.wants(work.job) for work in together):
             run.tally.expect(together)
-            calls.append(partial(merge_together, run, together))
+            calls.append((sum(work.job.elements for work in together), partial(merge_together, run, together)))
     for job in jobs:
         if not isinstance(job.pipeline, Pipeline) and run.output.wants(job):
             run.tally.expect([job])
-            calls.append(partial(take_over, run, job))
+            calls.append((job.elements, partial(take_over, run, job)))
     return calls
 
 
@@ -119,15 +138,15 @@ def _work(run: Run, job: TensorJob, seed: int) -> Work:
     return Work(job, rows, Piece(job.name, job.shape, rows.tasks, stages, rows.read, job.group))
 
 
-def _check(jobs: Sequence[TensorJob], threads: int | None, shard_size: int) -> None:
+def _check(jobs: Sequence[TensorJob], workers: int | None, shard_size: int) -> None:
     """What would otherwise show late, or never."""
     if not jobs:
         raise BadValue("the number of tensors to merge", 0, "at least 1")
     name, times = Counter(job.name for job in jobs).most_common(1)[0]
     if times > 1:
         raise BadValue(f"the number of jobs for the tensor {name!r}", times, "1")
-    if threads is not None and threads < 1:
-        raise BadValue("threads", threads, "a whole number of at least 1")
+    if workers is not None and workers < 1:
+        raise BadValue("workers", workers, "a whole number of at least 1")
     if shard_size < 1:
         raise BadValue("shard_size", shard_size, "a number of bytes, at least 1")
     tasks = list(dict.fromkeys(task for job in jobs for task in job.inputs))

@@ -5,26 +5,27 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 
-class Pool:
+class Threads:
     """Carries out short calls for several callers at once, each of whom gets its results in order.
 
     Args:
-        threads: that compute.
+        workers: threads that compute.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._workers = ThreadPoolExecutor(threads, "merge")
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._workers = ThreadPoolExecutor(workers, "merge")
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "Threads":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -35,21 +36,34 @@ class Pool:
         pending: deque[Future[Any]] = deque()
         for call in calls:
             pending.append(self._workers.submit(call))
-            if len(pending) > 2 * self.threads:
+            if len(pending) > 2 * self.workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
-    def each(self, calls: Iterable[Callable[[], None]]) -> None:
-        """Carries out long calls that use `execute`, as many at a time as there are threads, so none of these idles.
+    def each(self, calls: Sequence[tuple[int, Callable[[], Iterator[Any]]]]) -> Iterator[Any]:
+        """What long calls give that use `execute`; as many at a time as there are threads, so none of these idles.
 
         The first error ends it: calls that have not begun are not begun.
+
+        Args:
+            calls: (size, call); a call may give several results.
         """
-        with ThreadPoolExecutor(self.threads, "merge-part") as callers:
-            futures = [callers.submit(call) for call in calls]
+        given: SimpleQueue[Any] = SimpleQueue()  # of results, each alone in a tuple, and of calls that have ended
+
+        def carry_out(call: Callable[[], Iterator[Any]]) -> None:
+            for value in call():
+                given.put((value,))
+
+        with ThreadPoolExecutor(self.workers, "merge-part") as callers:
+            futures = [callers.submit(carry_out, call) for _, call in calls]
+            for future in futures:
+                future.add_done_callback(given.put)
             try:
-                for future in futures:
-                    future.result()
+                for _ in futures:
+                    while isinstance(found := given.get(), tuple):
+                        yield found[0]
+                    found.result()
             except BaseException:
                 callers.shutdown(wait=False, cancel_futures=True)
                 self._workers.shutdown(wait=False, cancel_futures=True)

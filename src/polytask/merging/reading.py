@@ -1,5 +1,6 @@
 """A job's rows, block by block: what its sources hold, in float32, as deltas where the base is subtracted."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,22 +41,21 @@ class Rows:
         rows = torch.empty(len(stored), stop - start)
         base = None if below is None else below.to(_working(below))
         subtracted = base if self.subtracts else None
-        for row, values in zip(rows, stored, strict=True):
-            if subtracted is not None and torch.float64 in (values.dtype, subtracted.dtype):
-                row.copy_(values.double().sub_(subtracted))
-                continue
-            row.copy_(values)
-            if subtracted is not None:
-                row -= subtracted
+        wide = subtracted is not None and torch.float64 in (subtracted.dtype, *(values.dtype for values in stored))
+        for row, values in zip(rows.unbind(), stored, strict=True):
+            row.copy_(values.double().sub_(subtracted) if wide else values)
+        if subtracted is not None and not wide:
+            rows -= subtracted
         for row, mask in zip(rows, self.masks, strict=False):
             if mask is not None:
                 row *= mask.weights.read(mask.name, start, stop)
-        if check and not bool(rows.sum().isfinite()):
+        flat = rows.view(-1)
+        if check and not math.isfinite(flat.dot(flat).item()):
             self._refuse(stored, below, start)
         return rows, base
 
     def _refuse(self, stored: list[Tensor], below: Tensor | None, start: int) -> None:
-        """NotFinite naming file, tensor and index, unless it was only the sum that left the range."""
+        """NotFinite naming file, tensor and index, unless only the squares left the range."""
         sources = [*([self.base] if self.base else []), *self.sources]
         for source, values in zip(sources, [*([] if below is None else [below]), *stored], strict=True):
             bad = ~values.to(_working(values)).isfinite()

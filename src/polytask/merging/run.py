@@ -39,7 +39,7 @@ def merge(
     offline: bool = False,
     dry_run: bool = False,
     memory: int | str = driver.MEMORY,
-    threads: int | None = None,
+    workers: int | None = None,
     whole_hashes: bool = False,
     samples: Samples | None = None,
     bridge: Bridge | None = None,
@@ -48,7 +48,7 @@ def merge(
     """Merges models into one directory, and returns what was done.
 
     Args:
-        memory, threads: see `driver.merge`.
+        memory, workers: see `driver.merge`.
         samples: the data of a learned merge, from Python.
         bridge: makes it from the models' own directories, where none is handed over.
         The others as in `polytask.merge`.
@@ -83,7 +83,7 @@ def merge(
             out,
             seed=read.plan.seed,
             memory=size_in_bytes(memory, "memory"),
-            threads=threads,
+            workers=workers,
             shard_size=size_in_bytes(read.plan.shard_size),
             files=lambda report, folder: _files(read, inputs, assembly, report, folder, whole_hashes, settled),
             progress=progress,

@@ -92,19 +92,19 @@ class Largest:
             found = (np.bitwise_and(row, _MAGNITUDE, out=bits) for row in rows)
             return np.stack([np.bincount(np.right_shift(row, 16, out=bits), minlength=_BUCKETS) for row in found])
         above, inside, equal = [], [], []
-        least = row_before = -1
+        row_before = -1
         for row, (low, high) in self._places(state):
             if row != row_before:
                 np.bitwise_and(rows[row], _MAGNITUDE, out=bits)
-                row_before, least = row, 0
+                row_before = row
             if state.step == "ties":
                 equal.append(int(np.count_nonzero(bits == low)))
                 continue
-            bits -= np.int32(low - least)
-            least = low
-            above.append(np.count_nonzero(bits > high - low))
-            offsets = bits.view(np.uint32)  # what is below the window wraps around to far above
-            inside.append(offsets[offsets <= np.uint32(high - low)])
+            beyond = bits > high
+            above.append(np.count_nonzero(beyond))
+            chosen = bits[np.not_equal(bits >= low, beyond, out=beyond)]
+            chosen -= np.int32(low)
+            inside.append(chosen)
         if state.step == "ties":
             return [equal]
         return _Window(bits.shape[0], np.array(above, dtype=np.int64), [inside], None, sum(map(len, inside)))
@@ -203,11 +203,11 @@ def keep_largest(row: Tensor, ranks: Ranks, index: int, rank: int = 0, *, out: T
         return _cut(row, threshold, out=out)
     if threshold == 0:
         return out.copy_(row)  # zeros are kept or not, it is the same
-    beyond = torch.empty(0, dtype=torch.int64)
-    if ties != ALL:
-        beyond = torch.from_numpy(np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:])
-    _cut(row, float(np.nextafter(np.float32(threshold), np.float32(-1))), out=out)
-    return out.index_fill_(0, beyond, 0.0)
+    least = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+    if ties == ALL:
+        return _cut(row, least, out=out)
+    beyond = torch.from_numpy(np.flatnonzero(row.abs().numpy() == np.float32(threshold))[ties:])
+    return _cut(row, least, out=out).index_fill_(0, beyond, 0.0)
 
 
 _cut = torch.ops.aten.hardshrink.out  # values beyond the threshold, 0 else

@@ -1,10 +1,13 @@
 """From a job to its bytes: what is measured first, then block after block read, combined, rounded and written."""
 
+import mmap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,21 +17,34 @@ from polytask.merging.contract import Pipeline
 from polytask.merging.interference import SIGNS, Sums
 from polytask.merging.jobs import TensorJob
 from polytask.merging.outcome import TensorReport
-from polytask.merging.passes import SPAN, Piece, assembled, measure
-from polytask.merging.pool import Budget, Pool
+from polytask.merging.passes import SPAN, Execute, Piece, assembled, measure
+from polytask.merging.pool import Budget
 from polytask.merging.reading import Rows, taken
 from polytask.merging.stages import GramWeights
 from polytask.merging.writer import Output
 
 
 class Tally:
-    """How far the merge is: elements that have passed, of those that will; and how much was read."""
+    """How far the merge is: elements that have passed, of those that will; and how much was read.
 
-    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
-        self.bytes_read = 0
+    Args:
+        progress: called with (elements done, elements in all) at every two-hundredth part.
+        workers: processes that may count, each in a row of its own of memory that all share.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None, workers: int = 1) -> None:
         self._progress = progress
-        self._done = self._expected = self._said = 0
+        self._expected = self._said = self._worker = 0
+        self._passed = np.frombuffer(mmap.mmap(-1, 16 * workers), dtype=np.int64).reshape(workers, 2)
         self._lock = threading.Lock()
+
+    @property
+    def bytes_read(self) -> int:
+        return int(self._passed[:, 1].sum())
+
+    def become(self, worker: int) -> None:
+        """This is the process of that number from here on, which counts and leaves it to its parent to say."""
+        self._worker, self._progress = worker, None
 
     def expect(self, works: "Sequence[Work | TensorJob]") -> None:
         """These will pass: once for each statistic's two passes (a rare third is not counted), once to be written."""
@@ -38,13 +54,20 @@ class Tally:
             self._expected += passes * (work.job if isinstance(work, Work) else work).elements
 
     def read(self, elements: int, size: int) -> None:
-        """A block has been read; `progress` hears of every two-hundredth part."""
+        """A block has been read."""
         with self._lock:
-            self.bytes_read += size
-            self._done = min(self._done + elements, self._expected)
-            if self._progress and (self._done - self._said) * 200 >= self._expected:
-                self._said = self._done
-                self._progress(self._done, self._expected)
+            self._passed[self._worker] += (elements, size)
+        self.say()
+
+    def say(self) -> None:
+        """Tells how far it is, where that is much farther than was told."""
+        if self._progress is None:
+            return
+        with self._lock:
+            done = min(int(self._passed[:, 0].sum()), self._expected)
+            if (done - self._said) * 200 >= self._expected:
+                self._said = done
+                self._progress(done, self._expected)
 
     def finish(self) -> None:
         """All has been written, in fewer passes than expected perhaps."""
@@ -61,6 +84,22 @@ class Work:
     piece: Piece
 
 
+@runtime_checkable
+class Pool(Protocol):
+    """What carries out calls: `Threads` or `Forks`."""
+
+    workers: int
+
+    @property
+    def execute(self) -> Execute:
+        """Short calls' results in order."""
+        ...
+
+    def each(self, calls: Sequence[tuple[int, Callable[[], Iterator[Any]]]]) -> Iterator[Any]:
+        """What long calls (size, call) give, which may use `execute`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """What the calls of one merge share."""
@@ -72,8 +111,8 @@ class Run:
     measure: bool
 
 
-def merge_together(run: Run, works: Sequence[Work]) -> None:
-    """Tensors that share statistics: measures these, then writes what is still to be written."""
+def merge_together(run: Run, works: Sequence[Work]) -> Iterator[TensorReport]:
+    """Tensors that share statistics: measures these, then writes what is still to be written, tensor by tensor."""
     measure([work.piece for work in works], run.pool.execute)
     wanted = [work for work in works if run.output.wants(work.job)]
     parts = run.pool.execute(call for work in wanted for call in _parts(run, work))
@@ -83,12 +122,12 @@ def merge_together(run: Run, works: Sequence[Work]) -> None:
             part = next(parts)
             total = part if total is None else total.add(part)
         weights = _weights(work.piece)
-        run.output.done(work.job, _report(work, total, weights))
+        yield _report(work, total, weights)
     for work in works:
         work.piece.measured.clear()  # which may hold much
 
 
-def take_over(run: Run, job: TensorJob) -> None:
+def take_over(run: Run, job: TensorJob) -> Iterator[TensorReport]:
     """A tensor that is not merged."""
 
     def copy(start: int, stop: int) -> None:
@@ -99,7 +138,7 @@ def take_over(run: Run, job: TensorJob) -> None:
     spans = [(cuts[first][0], cuts[min(first + SPAN, len(cuts)) - 1][1]) for first in range(0, len(cuts), SPAN)]
     for _ in run.pool.execute(partial(copy, start, stop) for start, stop in spans):
         pass
-    run.output.done(job, TensorReport(job.name, job.group, list(job.inputs), job.elements, taken=True))
+    yield TensorReport(job.name, job.group, list(job.inputs), job.elements, taken=True)
 
 
 def rounded(values: Tensor, job: TensorJob, start: int) -> Tensor:
@@ -144,7 +183,7 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
         combined = _masked(work.job, start, piece.through(values, base, block, last, last + 1))
         _write(run, work, start, combined, base)
         if seen is not None:
-            seen.merged = float(combined @ combined)
+            seen.merged = combined.dot(combined).item()
             total = seen if total is None else total.add(seen)
     return total
 
@@ -167,7 +206,7 @@ def _write_whole(run: Run, work: Work) -> Sums | None:
                 seen = Sums.of_rows(rows, below, block)
                 if block in kept:
                     seen.see_kept(kept[block], block)
-                seen.merged = float(part @ part)
+                seen.merged = part.dot(part).item()
                 total = seen if total is None else total.add(seen)
     return total
 

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -185,7 +184,6 @@ class Output:
         self._files: dict[str, ShardFile] = {}
         self._home = {job.name: shard for shard in self.todo for job in shard.jobs}
         self._left = {shard.file: len(shard.jobs) for shard in self.todo}
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "Output":
         self.workspace.require_space(self.todo)
@@ -213,14 +211,12 @@ class Output:
         if values.numel():
             self._files[shard.file].write(memoryview(values.view(torch.uint8).numpy()), offset)
 
-    def done(self, job: TensorJob, report: TensorReport) -> None:
+    def done(self, report: TensorReport) -> None:
         """Every element of the tensor has been written."""
-        shard = self._home[job.name]
-        with self._lock:
-            self._reports[job.name] = dataclasses.asdict(report)
-            self._left[shard.file] -= 1
-            last = self._left[shard.file] == 0
-        if last:
+        shard = self._home[report.name]
+        self._reports[report.name] = dataclasses.asdict(report)
+        self._left[shard.file] -= 1
+        if self._left[shard.file] == 0:
             self._files[shard.file].finish([self._reports[other.name] for other in shard.jobs])
 
     def reports(self, jobs: Sequence[TensorJob]) -> list[TensorReport]:

@@ -22,7 +22,7 @@ def merge(
     offline: bool = False,
     dry_run: bool = False,
     memory: int | str = "300MiB",
-    threads: int | None = None,
+    workers: int | None = None,
     whole_hashes: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def merge(
         offline: never ask the hub, only its cache.
         dry_run: check everything, write nothing.
         memory: most anonymous memory beyond the interpreter's while tensors are merged, 300MiB or in bytes.
-        threads: default: the processors that this process may use.
+        workers: default: the processors that this process may use.
         whole_hashes: identify inputs by the SHA-256 of all their bytes; else of large files by samples.
         progress: called with (done, all): first steps of a learned merge, then elements, from any thread.
     """
@@ -53,7 +53,7 @@ def merge(
         offline=offline,
         dry_run=dry_run,
         memory=memory,
-        threads=threads,
+        workers=workers,
         whole_hashes=whole_hashes,
         progress=progress,
     )
