@@ -52,7 +52,9 @@ class Method:
         if self.kind in LEARNED:
             find_learned(self.kind).checked(self.parameters)
         else:
-            find_method(self.kind)(**self.parameters).check_tasks(tasks)
+            pipeline = find_method(self.kind)(**self.parameters)
+            pipeline.check_tasks(tasks)
+            pipeline.rule.spec.check_number(len(tasks))
 
     def other_parameters(self) -> dict[str, Any]:
         """What is tried beside lengths of the vector; empty for a method without a density."""

@@ -150,14 +150,14 @@ def test_nan_is_named_and_nothing_is_left(method: str, tmp_path: Path) -> None:
     assert not children()
 
 
-ENDLESS = """
-import sys, time
+ENDLESS = r"""
+import os, sys, time
 from pathlib import Path
 from merging.models import jobs, opened
 from polytask.merging import driver, streaming
 
 def slow(*arguments):
-    print("at it", flush=True)
+    os.write(1, b"at it\n")
     time.sleep(600)
 driver.WORTH_FORKING = 0
 write, streaming._write = streaming._write, slow
