@@ -64,6 +64,7 @@ def sources(*ranges: tuple[str, int, int], **parameters: dict[str, Any]) -> dict
 
 CASES: dict[str, dict[str, Any]] = {
     "linear": case("linear", models(a={"weight": 1}, b={"weight": 2}, c={"weight": 0.5})),
+    "linear, base_model too": case("linear", models(base={"weight": 1}, a={"weight": 0.5}), "base"),
     "linear, not normalised": case(
         "linear", models(a={"weight": 0.2}, b={"weight": [0, 1]}), parameters={"normalize": False}
     ),
@@ -117,7 +118,11 @@ CASES: dict[str, dict[str, Any]] = {
         "merge_method": "slerp",
         "dtype": "float32",
         "base_model": "./a",
-        "slices": [sources(("a", 0, 2), ("b", 0, 2)), sources(("c", 2, 5), ("a", 2, 5))],
+        "slices": [
+            sources(("a", 0, 3), ("b", 0, 3)),
+            sources(("c", 2, 4), ("a", 2, 4)),
+            sources(("b", 4, 5), ("a", 4, 5)),
+        ],
         "parameters": {"t": [0, 1]},
     },
 }

@@ -308,7 +308,7 @@ def test_depth_is_counted_in_each_slice_whatever_the_others_lengths(tmp_path: Pa
     write_family(tmp_path)
     slices = [{"inputs": {task: {"layers": layers}}} for task, layers in (("a", [0, 2]), ("b", [0, 3]), ("a", [1, 2]))]
     assembly = assembled(tmp_path, {"tasks": PLAN["tasks"], "rule": "linear", "slices": slices})
-    assert [job.depth for job in assembly.jobs if ".mlp." in job.name] == [0.0, 1.0, 0.0, 0.5, 1.0, 0.0]
+    assert [job.depth for job in assembly.jobs if ".mlp." in job.name] == [0.0, 1.0, 0.0, 0.5, 1.0, 1.0]
 
 
 def test_slices_with_a_base_and_parameters_of_their_own(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ def test_each_stack_has_its_own_depth() -> None:
     assert list(found.values()) == [0.0, 1.0, 0.0, 1.0]
 
 
-def test_one_layer_is_the_first() -> None:
-    assert depths(["layers.0.weight"]) == {"layers.0.weight": 0.0}
+def test_an_only_layer_is_the_last() -> None:
+    """As mergekit counts a slice of one layer."""
+    assert depths(["layers.0.weight"]) == {"layers.0.weight": 1.0}
 
 
 def test_stated_depths_go_first_and_those_outside_touch_no_layer() -> None:

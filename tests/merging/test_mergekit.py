@@ -146,12 +146,53 @@ def test_each_slice_interpolates_between_two_models_of_its_own(tmp_path: Path) -
     slices = [{"sources": [source("a", 0, 2), source("b", 0, 2)]}, {"sources": [source("c", 2, 3), source("a", 2, 3)]}]
     file = {"merge_method": "slerp", "base_model": "a", "slices": slices, "parameters": {"t": [0, 1]}}
     found = merged(assembled(tmp_path, {**file, "dtype": "float32"}))
-    for layer, model in enumerate("aba"):
+    for layer, model in enumerate("abc"):
         name = f"model.layers.{layer}.mlp.weight"
         torch.testing.assert_close(found[name], family[model][name])
     three = {"sources": [*slices[1]["sources"], source("b", 2, 3)]}
     with pytest.raises(PolytaskError, match=r"x\.yml\.slices\.1: the number of models is 3; allowed: 2 for slerp"):
         translated({**file, "slices": [slices[0], three]}, "x.yml")
+
+
+@pytest.mark.parametrize("method", ["linear", "karcher"])
+def test_a_base_model_that_is_merged_too_counts(tmp_path: Path, method: str) -> None:
+    """Where nothing is subtracted from it, base_model only says whose tokenizer is kept; and so in a slice."""
+    family = write_family(tmp_path, "ab")
+    file = {"merge_method": method, "base_model": "base", "models": models(base={"weight": 3}, a={"weight": 1})}
+    if method == "karcher":
+        file["models"] = models(base={}, a={})
+    plan, _ = translated(file, "x.yml")
+    assert [given.model for given in plan.tasks.values()] == ["base", "a"]
+    sources = [{"model": model, "layer_range": [0, 3]} for model in ("base", "a")]
+    sliced = {"merge_method": method, "base_model": "base", "slices": [{"sources": sources}]}
+    assert list(translated(sliced, "x.yml")[0].slices[0].inputs) == list(plan.tasks)
+    if method == "linear":
+        found = merged(assembled(tmp_path, {**file, "dtype": "float32"}))
+        for name, value in found.items():
+            torch.testing.assert_close(value, 0.75 * family["base"][name] + 0.25 * family["a"][name])
+
+
+def test_a_slice_of_one_layer_is_at_the_end_of_the_depth(tmp_path: Path) -> None:
+    family = write_family(tmp_path, "ab")
+    one = {"sources": [{"model": "a", "layer_range": [0, 1], "parameters": {"scale": [1, 5]}}]}
+    rest = {"sources": [{"model": "b", "layer_range": [1, 3], "parameters": {"scale": [1, 5]}}]}
+    file = {"merge_method": "passthrough", "slices": [one, rest], "dtype": "float32"}
+    found = merged(assembled(tmp_path, file))
+    for layer, (model, scale) in enumerate((("a", 5), ("b", 1), ("b", 5))):
+        name = f"model.layers.{layer}.mlp.weight"
+        torch.testing.assert_close(found[name], scale * family[model][name])
+
+
+def test_a_last_slice_of_more_models_than_the_first_is_told() -> None:
+    def part(*names: str) -> dict[str, Any]:
+        return {"sources": [{"model": name, "layer_range": [0, 2]} for name in names]}
+
+    file = {"merge_method": "linear", "parameters": {"weight": 1}}
+    told = translated({**file, "slices": [part("a", "b"), part("a", "b", "c")]}, "x.yml")[1]
+    assert len(told) == 1
+    assert told[0].startswith("slices: what comes after the layers is merged from all 3 sources of the last slice;")
+    assert told[0].endswith("mergekit leaves out those beyond the first slice's 2")
+    assert translated({**file, "slices": [part("a", "b", "c"), part("a", "b")]}, "x.yml")[1] == []
 
 
 def test_nuslerp_keeps_each_models_weight() -> None:

@@ -1,7 +1,7 @@
 """Where in the depth of a model a tensor is, from names alone: names are data, not architecture.
 
 The first number in a dotted name is its layer's (`model.layers.7.mlp.up_proj.weight`), what stands before it names the
-stack (`model.layers`). A stack's first layer has depth 0, its last depth 1; a stack of one layer has depth 0.
+stack (`model.layers`). A stack's first layer has depth 0, its last depth 1; the only layer of a stack is its last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,7 +72,7 @@ def depths(
         own = first_fitting(name, stated)
         if own is None and place is not None:
             ranks = order[place.stack]
-            own = ranks[place.number] / max(len(ranks) - 1, 1)
+            own = ranks[place.number] / (len(ranks) - 1) if len(ranks) > 1 else 1.0
         found[name] = float(first_fitting(name, (*outside, *OUTSIDE)) or 0.0) if own is None else float(own)
     return found
 

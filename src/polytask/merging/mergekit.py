@@ -95,7 +95,7 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
     entries = _entries(file, where)
     _check_parameters(file, method, where)
     models = list(dict.fromkeys(model for model, _ in entries))
-    merged = [model for model in models if model != base or method.base == "input"]
+    merged = [model for model in models if model != base or method.merges_base]
     if method.base == "input":
         _check_number(file, base, method, where)
         merged = merged if base is None else list(dict.fromkeys([base, *merged]))  # its way starts there
@@ -270,7 +270,7 @@ def _slices(file: MergekitFile, method: Method, names: _Names, base: str | None,
             if entry.layer_range is None:
                 raise MissingInput(f"{place}.sources.{position}.layer_range is missing")
             model = reference(entry.model, f"{place}.sources.{position}")
-            if model == base and method.base != "input":
+            if model == base and not method.merges_base:
                 base_layers = entry.layer_range
                 continue
             if names.of(model) in inputs:
@@ -381,6 +381,12 @@ def _departures(file: MergekitFile, method: Method, plan: Mapping[str, Any], com
             lines.append(f"{name}: {method.ignored[name]}")
     if file.chat_template is not None:
         lines.append("chat_template: not written anew; the donor's is carried over")
+    numbers = [len(part.sources) for part in file.slices or ()]
+    if numbers and numbers[-1] > numbers[0]:
+        lines.append(
+            f"slices: what comes after the layers is merged from all {numbers[-1]} sources of the last slice; mergekit "
+            f"leaves out those beyond the first slice's {numbers[0]}"
+        )
     for departure in method.departures:
         if departure.applies(file, plan) and not (compatible and departure.settled):
             lines.append(f"{method.name}: {departure.line}")

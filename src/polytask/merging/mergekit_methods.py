@@ -48,6 +48,11 @@ class Method:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
 
+    @property
+    def merges_base(self) -> bool:
+        """Whether a base_model that is listed is merged as the others are, and not what changes are taken from."""
+        return self.base in ("input", "none")
+
 
 def _given(file: Any, name: str) -> list[float]:
     """Every number that the file gives a parameter."""
