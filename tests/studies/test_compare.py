@@ -8,7 +8,7 @@ import pytest
 from tests.training.runs import events, job, recipe, table
 
 import polytask
-from polytask.core.errors import BadValue, CheckpointError, NotFinite, UnknownName
+from polytask.core.errors import BadValue, CheckpointError, NotFinite, PolytaskError, UnknownName
 from polytask.studies.baseline import single_task
 from polytask.studies.compare import Budget, Variant, compare
 from polytask.tasks.mixture import Mixture
@@ -304,10 +304,19 @@ def test_directories_and_names_that_do_not_fit_are_refused(tmp_path):
             Budget(**wrong)
 
 
-def test_a_row_whose_model_cannot_be_built_is_refused_before_the_first_run(tmp_path):
-    base, unfit = job(**SMALL), job(**SMALL, model__sharing="oneformer")
-    with pytest.raises(BadValue, match="'oneformer'"):
-        compare([run_of(base), run_of(unfit, "other")], base, TWO_SEEDS, tmp_path / "study")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model__sharing": "oneformer"}, "'oneformer'"),
+        ({"train__trainable": ["sharng"]}, r"trainable: no beginning .*mean 'sharing'"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_is_refused_before_the_first_run(tmp_path, wrong, message):
+    base, heard = job(**SMALL), []
+    variants = [run_of(base), run_of(job(**SMALL, **wrong), "other")]
+    with pytest.raises(PolytaskError, match=message):
+        compare(variants, base, TWO_SEEDS, tmp_path / "study", listeners=[heard.append])
+    assert not heard
     assert not (tmp_path / "study").exists()
 
 

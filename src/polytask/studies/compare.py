@@ -23,7 +23,7 @@ from polytask.training.devices import Devices
 from polytask.training.events import Listener
 from polytask.training.features import FeatureCache
 from polytask.training.job import Job
-from polytask.training.loop import fit
+from polytask.training.loop import check, fit
 from polytask.training.provenance import provenance
 from polytask.training.spec import StageSpec
 
@@ -96,10 +96,12 @@ def compare(
     tasks = _compared(base)
     baselines = {task: _within(single_task(base, task), budget, len(tasks)) for task in tasks}
     variants = [replace(variant, job=_within(variant.job, budget, 1)) for variant in variants]
-    _require_models([variant.job for variant in variants])
+    features: FeatureCache = {}
+    for variant in variants:  # a mistake in a row is reported before hours have gone into the rows above it
+        check(variant.job, features)
     devices.on_first(lambda: _prepare(out, recipe))
     listeners = listeners if devices.is_first else ()
-    runner = _Runner(out, budget, tuple(listeners), total=(len(baselines) + len(variants)) * budget.runs)
+    runner = _Runner(out, budget, tuple(listeners), features, (len(baselines) + len(variants)) * budget.runs)
     single = {
         task: runner.row(f"{BASELINE} {task}", f"{BASELINE}/{_folder(task)}", job) for task, job in baselines.items()
     }
@@ -129,10 +131,11 @@ def compare(
 class _Runner:
     """Trains the runs of one row after the other, reporting progress over all."""
 
-    def __init__(self, out: Path, budget: Budget, listeners: tuple[Listener, ...], total: int) -> None:
-        self.out, self.budget, self.listeners, self.total = out, budget, listeners, total
+    def __init__(
+        self, out: Path, budget: Budget, listeners: tuple[Listener, ...], features: FeatureCache, total: int
+    ) -> None:
+        self.out, self.budget, self.listeners, self.features, self.total = out, budget, listeners, features, total
         self.done = 0
-        self.features: FeatureCache = {}
 
     def row(self, name: str, folder: str, job: Job) -> list[dict[str, Any]]:
         """The runs of a row, one a seed, with the learning rate that the first seed's validation score chose."""
@@ -185,15 +188,6 @@ class _Runner:
 def _within(job: Job, budget: Budget, models: int) -> Job:
     """The job with its share of the parameters, where the row is so many models."""
     return job if budget.parameters is None else with_parameters(job, budget.parameters // models)
-
-
-def _require_models(jobs: Sequence[Job]) -> None:
-    """The error of a row whose model cannot be built, before hours have gone into the rows above it."""
-    built: list[Any] = []
-    for job in jobs:
-        if (job.model, job.attachments) not in built:
-            job.build()
-            built.append((job.model, job.attachments))
 
 
 def _compared(job: Job) -> list[str]:

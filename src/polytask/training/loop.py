@@ -64,6 +64,17 @@ def fit(
             return session.finish()
 
 
+def check(job: Job, features: FeatureCache) -> None:
+    """Finds what is wrong with a job as `fit` does before its first step, and writes nothing.
+
+    Args:
+        features: as of `fit`; what is computed here is there for the runs.
+    """
+    devices = Devices(job.run)
+    with devices.settings(None):
+        _Session(job, Path(), devices).read_rows(features)
+
+
 def _numbers(tasks: Sequence[str], values: torch.Tensor) -> dict[str, float | None]:
     """task -> number, null where there is none."""
     return {task: None if value != value else value for task, value in zip(tasks, values.tolist(), strict=True)}
