@@ -307,6 +307,8 @@ def test_each_departure_that_is_met_is_a_line(change: dict[str, Any], lines: lis
         ({"basemodel": "x"}, "x.yml: no key 'basemodel' (did you mean 'base_model'?)"),
         ({"base_model": None}, "x.yml: ties needs base_model"),
         ({"models": None}, "x.yml: it has models or slices, one of the two"),
+        ({"models": []}, "x.yml.tasks is {}; allowed: at least 1"),
+        ({"models": [*models(a={}, b={}), *models(a={})]}, "x.yml.models: 'a' stands twice"),
         ({"slices": []}, "x.yml: it has models or slices, one of the two"),
         ({"dtype": "int8"}, "x.yml: no dtype 'int8'; allowed: float32"),
         ({"tokenizer_source": "elsewhere"}, "x.yml.tokenizer_source: no model 'elsewhere'"),

@@ -6,6 +6,7 @@ says so; only departures that this file meets are told.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -101,6 +102,9 @@ def translated(values: Mapping[str, Any], where: str, *, compatible: bool = Fals
         merged = merged if base is None else list(dict.fromkeys([base, *merged]))  # its way starts there
     tasks = {names.of(model): {"model": model, "parameters": {}} for model in merged}
     if file.models is not None:
+        twice = [model for model, times in Counter(model for model, _ in entries).items() if times > 1]
+        if twice:
+            raise Inconsistent(f"{where}.models: {twice[0]!r} stands twice")
         for model, parameters in entries:
             if model in merged:
                 tasks[names.of(model)]["parameters"] = _parameters(parameters, method.per_model, method)
