@@ -28,7 +28,7 @@ def check_read(engine: Engine, engine_name: str, given: Mapping[str, Any]) -> No
 def require(
     spec: RuleSpec, applied: RuleSpec, *, model: Any, forward: Any, counts: Any, scaler: Any, shared: Any
 ) -> None:
-    """MissingInput for what a rule, or the one that it applies, needs and was not given; Inconsistent for what it cannot use."""
+    """MissingInput for what a rule, or the one that it applies, lacks; Inconsistent for what it cannot use."""
     where, needs = f"rule {spec.name!r}", dict.fromkeys([*spec.needs, *applied.needs])
     if model is None and not spec.weighs_losses:
         raise MissingInput(f"{where} reads gradients and needs the model: backward(losses, model)")
