@@ -11,7 +11,10 @@ from benchmarks.pages import write_pages
 from benchmarks.running import run
 from polytask.core.errors import PolytaskError
 
-BY_NAME = ("merging", "balancing", "text_experts", "text_experts_rules", "text_experts_data", "text_experts_leaders")
+BY_NAME = (
+    *("merging", "balancing"),
+    *("text_experts", "text_experts_rules", "text_experts_data", "text_experts_leaders", "text_experts_grafts"),
+)
 """Not among all: `make bench-merging` and its like make environments of their own, and the experts take hours."""
 
 

@@ -10,7 +10,7 @@ from polytask.core.errors import BadValue, UnknownName
 from polytask.core.validation import Strict, validated
 
 FOLDER = Path(__file__).resolve().parent / "experiments"
-COMPARE, EXPERT_MERGES = "compare", "expert_merges"
+COMPARE, EXPERT_MERGES, EXPERT_GRAFTS = "compare", "expert_merges", "expert_grafts"
 _SHARED = ("recipe", "settings", "seeds", "learning_rate_multiples", "parameters", "prepare", "against")
 
 
@@ -25,12 +25,14 @@ class Experiment(Strict):
         recipe: the name of a shipped recipe.
         settings: changes to it, {path: value}.
         rules, sharing, vary, seeds, learning_rate_multiples: as in `polytask.compare`. Of kind expert_merges `rules`
-            are merge methods, or rooms that have some; null is every one.
+            are merge methods, or rooms that have some; null is every one. Of kind expert_grafts they are what
+            `expert_merges.grafts` takes.
         against: the row that the others are seen beside: the page then shows a line a row with its difference to that
             one, and no scores of tasks.
-        beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules). Recipe,
-            settings, seeds, learning rates and `against` are that one's; single-task models and the row `against` are
-            measured again, and must come out the same.
+        beside: the experiment whose table shows these rows too (of kinds toy and expert_merges: these rules), or beside
+            whose table stands what was found of its experts (of kind expert_grafts). Recipe, settings, seeds, learning
+            rates and `against` are that one's; single-task models and the row `against` are measured again, and must
+            come out the same.
         other_seeds: of kind expert_merges, beside another: experts of these seeds are trained too, and the rules merge
             them; what stands beside the rules has the first seed alone.
         parameters: of the models that are merged; of every row of a comparison, if all are to have as many.
@@ -49,6 +51,7 @@ class Experiment(Strict):
         "merging",
         "balancing",
         "expert_merges",
+        "expert_grafts",
         "school_boosting",
     ] = COMPARE
     title: str
@@ -69,8 +72,10 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
-        if (self.recipe is None) != (self.kind not in (COMPARE, "trees", EXPERT_MERGES)):
-            raise ValueError("recipe belongs to the kinds compare, trees and expert_merges, which need it")
+        if (self.recipe is None) != (self.kind not in (COMPARE, "trees", EXPERT_MERGES, EXPERT_GRAFTS)):
+            raise ValueError(
+                "recipe belongs to the kinds compare, trees, expert_merges and expert_grafts, which need it"
+            )
         if self.parameters is None and self.kind == "merging":
             raise ValueError("parameters: the kind merging needs it")
         if self.parameters is not None and self.kind not in ("merging", COMPARE):
@@ -78,7 +83,7 @@ class Experiment(Strict):
         told = self.model_fields_set & {"settings", "rules", "sharing", "vary", "seeds", "learning_rate_multiples"}
         if self.kind == "toy" and self.beside is not None:
             told -= {"rules"}
-        if self.kind == EXPERT_MERGES:
+        if self.kind in (EXPERT_MERGES, EXPERT_GRAFTS):
             told -= {"rules", "settings"}
         if self.kind != COMPARE and told:
             raise ValueError(f"{', '.join(sorted(told))}: belongs to kind compare")

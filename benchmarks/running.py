@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from benchmarks import results
-from benchmarks.experiment import COMPARE, EXPERT_MERGES, Experiment, read_experiment
+from benchmarks.experiment import COMPARE, EXPERT_GRAFTS, EXPERT_MERGES, Experiment, read_experiment
 from polytask.checkpoints.directory import json_bytes, read_json, write_file
 from polytask.core.errors import MissingInput
 from polytask.recipes.reading import read_recipe
@@ -109,6 +109,8 @@ def _measured(experiment: Experiment, data_dir: Path | None, place: Path, say: C
         return _compared(experiment, data_dir, place, say)
     if experiment.kind == EXPERT_MERGES:
         return _merged_experts(experiment, data_dir, place, say)
+    if experiment.kind == EXPERT_GRAFTS:
+        return _grafted_experts(experiment, data_dir, place, say)
     if experiment.kind == "trees":
         from benchmarks import trees
 
@@ -192,6 +194,20 @@ def _merged_experts(
     measured = {"other_seeds": found} if seeds else found[0]
     recipe = read_recipe(experiment.recipe, experiment.settings).recipe.resolved()
     return {"results": measured, "recipe": recipe, "commits_of_runs": sorted(commits), **prepared}
+
+
+def _grafted_experts(
+    experiment: Experiment, data_dir: Path | None, place: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from benchmarks.expert_merges import grafts
+    from polytask.recipes.run import make_job
+
+    assert experiment.recipe is not None  # the experiment's own check
+    prepared, data_dir = _prepared(experiment, data_dir, place)
+    read = read_recipe(experiment.recipe, experiment.settings)
+    measured = grafts.measure(make_job(read, data_dir=data_dir), place, experiment.rules or (), say)
+    commits = measured.pop("commits_of_runs")
+    return {"results": measured, "recipe": read.recipe.resolved(), "commits_of_runs": commits, **prepared}
 
 
 def _prepared(experiment: Experiment, data_dir: Path | None, place: Path) -> tuple[dict[str, Any], Path | None]:

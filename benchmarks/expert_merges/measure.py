@@ -55,9 +55,7 @@ def measure(
         data_dir: where the rows are that a learned merge reads.
         alone: whether what stands beside the methods is measured too; another result has it otherwise.
     """
-    digest = hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
-    listener = _Runs(say)
-    experts = train_experts(job, place.parent / f"experts-{digest}", joint=alone, listeners=[listener])
+    experts, listener = trained(job, place, say, joint=alone), Runs(say)
     bench = Bench(job, experts, place, say, data_dir)
     chosen, left_out = methods_for(job.tasks, methods)
     rows = []
@@ -77,10 +75,25 @@ def measure(
         "settings_tried": SETTINGS,
         "rows": rows,
         "left_out": left_out,
-        "beside": bench.beside(place.parent / f"alternating-{digest}", [listener]) if alone else {},
+        "beside": bench.beside(place.parent / f"alternating-{digest(job)}", [listener]) if alone else {},
         "training": {name: _training(found) for name, found in experts.results.items()},
-        "commits_of_runs": sorted({str(found["provenance"]["commit"]) for found in experts.results.values()}),
+        "commits_of_runs": commits_of(experts),
     }
+
+
+def trained(job: Job, place: Path, say: Say, *, joint: bool = False) -> Experts:
+    """The experts, which go beside `place`: trained, or as they lie there."""
+    return train_experts(job, place.parent / f"experts-{digest(job)}", joint=joint, listeners=[Runs(say)])
+
+
+def digest(job: Job) -> str:
+    """Of what the experts are trained by, for names."""
+    return hashlib.sha256(json_bytes(job.recipe)).hexdigest()[:12]
+
+
+def commits_of(experts: Experts) -> list[str]:
+    """Those at which the experts were trained."""
+    return sorted({str(found["provenance"]["commit"]) for found in experts.results.values()})
 
 
 class Bench:
@@ -94,21 +107,15 @@ class Bench:
         self._job, self._tasks, self._of = job, list(job.tasks), experts
         self._place, self._say, self._data_dir = place, say, data_dir
         self._scorer = Scorer(job)
-        self._own = {task: _weights(path) for task, path in experts.tasks.items()}
+        self._own = {task: weights_of(path) for task, path in experts.tasks.items()}
         everywhere = set.intersection(*(set(own) for own in self._own.values()))
-        self._base = {name: value for name, value in _weights(experts.base).items() if name in everywhere}
+        self._base = {name: value for name, value in weights_of(experts.base).items() if name in everywhere}
         self.experts = {
             split: {task: _score(experts.results[task], task, split) for task in self._tasks} for split in _SPLITS
         }
 
     def kept(self, name: str, make: Callable[[], Row]) -> Row:
-        """The row from its file, or made and written there."""
-        path = self._place / "rows" / f"{quote(name, safe=' =')}.json"
-        if not path.exists():
-            row = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, json_bytes(row))
-        return read_json(path)
+        return kept(self._place, name, make)
 
     def method(self, method: Method) -> Row:
         """A method with the settings that it tries."""
@@ -163,7 +170,7 @@ class Bench:
     def atm(self, place: Path, listeners: Sequence[Listener]) -> Row:
         """Tuning and merging in turn, with as many steps as the experts had."""
         merged = alternate(self._job, place, rounds=ROUNDS, listeners=listeners)
-        weights = self._whole(_weights(merged))
+        weights = self._whole(weights_of(merged))
         return {**{split: self._scorer(weights, split) for split in _SPLITS}, "rounds": ROUNDS}
 
     def store(self, kind: str) -> Row:
@@ -201,7 +208,7 @@ class Bench:
         plan = {"base": str(self._of.base), "tasks": models, "rule": {"kind": method.kind, **method.parameters}}
         data = {} if method.data is None else {"data": method.data}
         cost = merged_apart({**plan, **data}, out, self._data_dir)
-        return _weights(out), cost
+        return weights_of(out), cost
 
     def _try(self, merged: Mapping[str, Tensor], settings: dict[str, Any]) -> "_Try":
         weights = scaled(self._base, merged, settings["scale"])
@@ -210,6 +217,16 @@ class Bench:
         except NotFinite:
             return _Try(settings, weights, {}, None)
         return _Try(settings, weights, valid, share(valid, self.experts["valid"]))
+
+
+def kept(place: Path, name: str, make: Callable[[], Row]) -> Row:
+    """The row from its file, or made and written there."""
+    path = place / "rows" / f"{quote(name, safe=' =')}.json"
+    if not path.exists():
+        row = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json_bytes(row))
+    return read_json(path)
 
 
 _SPLITS = ("valid", "test")
@@ -244,7 +261,8 @@ def _training(results: Mapping[str, Any]) -> dict[str, Any]:
     return {key: results[key] for key in ("steps", "best_step", "seconds")}
 
 
-def _weights(run: Path) -> dict[str, Tensor]:
+def weights_of(run: Path) -> dict[str, Tensor]:
+    """The tensors of a run's best checkpoint."""
     return dict(read_checkpoint(resolve(run)).tensors())
 
 
@@ -253,7 +271,7 @@ def _said(scores: Mapping[str, float], experts: Mapping[str, float]) -> str:
     return f"{share(scores, experts):.1%} ({', '.join(parts)})"
 
 
-class _Runs:
+class Runs:
     """One line a run."""
 
     def __init__(self, say: Say) -> None:

@@ -131,7 +131,7 @@ def test_a_scorer_gives_the_experts_their_own_scores(measured: tuple[dict[str, A
     scorer = Scorer(job(**SMALL))
     base, experts = (next(place.parent.glob("experts-*")) / name for name in ("base", "experts"))
     for task, about in results["tasks"].items():
-        weights = {**measure._weights(base), **measure._weights(experts / task)}
+        weights = {**measure.weights_of(base), **measure.weights_of(experts / task)}
         for split in ("valid", "test"):
             assert scorer(weights, split, [task]) == pytest.approx({task: about[split]})
 
@@ -179,3 +179,36 @@ def test_more_methods_join_only_on_the_same_experts(measured: tuple[dict[str, An
     assert list(together["left_out"]) == ["passthrough"]
     with pytest.raises(CheckpointError, match="the experts' scores differ"):
         page.joined(results, {**more, "tasks": {}})
+
+
+GRAFTS = (
+    {"kind": "trim", "density": 1.0},
+    {"kind": "trim", "density": 0.05},
+    {"kind": "graft", "density": 0.05, "steps": 2, "tasks": ["topic"]},
+)
+
+
+def test_each_expert_is_grafted_alone(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    _, _, place = measured
+    lines: list[str] = []
+    found = json.loads(json.dumps(grafts.measure(job(**SMALL), place.parent / "grafts", GRAFTS, lines.append)))
+    whole, largest, learned = found["rows"]
+    assert (whole["name"], learned["name"]) == ("trim density=1", "graft density=0.05 steps=2")
+    for task, about in found["tasks"].items():
+        assert about["expert"] == pytest.approx({split: measured[0]["tasks"][task][split] for split in about["expert"]})
+        assert {split: whole["tasks"][task][split] for split in about["expert"]} == pytest.approx(about["expert"])
+    assert list(largest["tasks"]) == ["click", "topic"]
+    assert list(learned["tasks"]) == ["topic"]
+    assert learned["tasks"]["topic"]["steps"] == 2
+    assert found["commits_of_runs"]
+    bench = grafts.Bench(job(**SMALL), _experts(place), place.parent / "grafts")
+    samples = bench.samples("topic")
+    moved = sum(int((bench.own["topic"][name] != value).sum()) for name, value in bench.base.items())
+    assert 0.05 * bench.elements < moved
+    assert samples.facts("topic")["split"] == "train"
+
+
+def test_a_graft_of_no_kind_is_refused(measured: tuple[dict[str, Any], list[str], Path]) -> None:
+    _, _, place = measured
+    with pytest.raises(UnknownName, match="did you mean 'graft'"):
+        grafts.measure(job(**SMALL), place.parent / "grafts", [{"kind": "grafts", "density": 0.1}], print)

@@ -6,12 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.training.runs import job
+from tests.training.runs import job, recipe, table
 
 import polytask
 from polytask.checkpoints import read_checkpoint, resolve
 from polytask.core.errors import BadValue, CheckpointError
 from polytask.core.noise import Noise
+from polytask.recipes.reading import read_recipe
+from polytask.recipes.run import make_job
 from polytask.studies.experts import JOINT, Experts, train_experts
 
 TASKS = {"click": "binary", "topic": "multiclass"}
@@ -54,6 +56,25 @@ def test_the_experts_merge_and_predict(trained: tuple[Path, Experts], tmp_path: 
     models = {task: str(run) for task, run in experts.tasks.items()}
     polytask.merge({"base": str(experts.base), "tasks": models, "rule": "ties"}, out=tmp_path / "merged")
     assert set(polytask.load(tmp_path / "merged").targets) == set(TASKS)
+
+
+@pytest.mark.parametrize("chosen", [["topic"], ["topic", "price"], ["click", "topic", "price"]])
+def test_any_of_the_experts_of_tasks_with_sources_of_their_own_merge(tmp_path: Path, chosen: list[str]) -> None:
+    """An expert's description names every source of the run it was split from, and the model reads its own alone."""
+    columns = ["x0", "x1", "x2"]
+    of_task = {"click": "left", "topic": "middle", "price": "right"}
+    tasks = {"click": {"kind": "binary"}, "topic": {"kind": "multiclass"}, "price": {"kind": "regression"}}
+    rows = table(60)
+    sources = {source: {name: rows[name] for name in [*columns, task]} for task, source in of_task.items()}
+    given = {task: {**tasks[task], "source": source} for task, source in of_task.items()}
+    values = recipe(tasks=given, train__epochs=None, train__steps=2)
+    experts = train_experts(make_job(read_recipe(values), data=sources), tmp_path / "out")
+    models = {task: str(experts.tasks[task]) for task in chosen}
+    polytask.merge({"base": str(experts.base), "tasks": models, "rule": "linear"}, out=tmp_path / "merged")
+    found = polytask.load(tmp_path / "merged").predict(
+        pl.DataFrame({name: rows[name] for name in columns}), tasks=chosen
+    )
+    assert {name.partition(".")[0] for name in found.columns} == set(chosen)
 
 
 def tangents(folder: Path) -> pl.DataFrame:

@@ -48,6 +48,8 @@ def _sources(checkpoints: Mapping[str, Checkpoint]) -> tuple[dict[str, Any], Ori
     for name, checkpoint in checkpoints.items():
         earlier = [task for known in sources.values() for task in known["tasks"]]
         for source, values in checkpoint.inputs["sources"].items():
+            if source not in checkpoint.config["schemas"]:  # of the run's, and an expert reads its own task's alone
+                continue
             tasks = [task for task in values["tasks"] if task not in earlier]
             alike = next((own for own, known in sources.items() if _features(known) == _features(values)), None)
             if alike is not None:
