@@ -18,7 +18,7 @@ from polytask.merging.outcome import MergeReport, TensorReport
 from polytask.merging.passes import Piece, independent
 from polytask.merging.pool import Budget, Threads, one_thread_each, processors
 from polytask.merging.reading import rows_of
-from polytask.merging.stages import stages_of
+from polytask.merging.stages import sees_whole, stages_of
 from polytask.merging.streaming import Run, Tally, Work, merge_together, take_over
 from polytask.merging.weights.safetensors import INDEX
 from polytask.merging.writer import Output, Workspace
@@ -105,8 +105,7 @@ def _affordable(jobs: Sequence[TensorJob], workers: int, memory: int) -> int:
 def _pool(jobs: Sequence[TensorJob], workers: int, tally: Tally) -> Threads | Forks:
     """Processes where they pay: much to do, block by block. Whole matrices share one budget, so threads see to them."""
     elements = sum(job.elements for job in jobs)
-    steps = [job.pipeline.rule.spec for job in jobs if isinstance(job.pipeline, Pipeline)]
-    whole = any(spec.granularity not in ("element", "row") for spec in steps)
+    whole = any(isinstance(job.pipeline, Pipeline) and sees_whole(job.pipeline) for job in jobs)
     if workers > 1 and forks.AVAILABLE and elements >= WORTH_FORKING and not whole:
         return Forks(workers, tally.become, tally.say)
     return Threads(workers)

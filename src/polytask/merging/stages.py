@@ -42,7 +42,16 @@ class Stage:
     @property
     def whole(self) -> bool:
         """Whether it must see the tensor as one."""
-        return self.granularity not in ("element", "row")
+        return self.granularity not in _IN_BLOCKS
+
+
+_IN_BLOCKS = ("element", "row")
+
+
+def sees_whole(pipeline: Pipeline) -> bool:
+    """Whether its rule must see a tensor as one; a rule on Gram matrices needs no more than the weights it gives."""
+    spec = pipeline.rule.spec
+    return spec.granularity not in _IN_BLOCKS and not (isinstance(spec, RuleSpec) and spec.needs == ("gram",))
 
 
 def stages_of(
