@@ -42,10 +42,24 @@ class Noise:
         """n uint64 numbers, those with index start, start + 1, ..."""
         return self._raw(n, self.first + start)
 
-    def bits(self, n: int, start: int = 0) -> np.ndarray:
-        """n uint32 numbers: number i is half i % 2 of raw number i // 2, for where 32 bits are enough."""
+    def upper(self, n: int, start: int = 0) -> np.ndarray:
+        """The upper 16 of the 32 bits of n numbers, uint16: most comparisons need no more; `lower` has the others."""
         start += self.first
-        return self._raw((start % 2 + n + 1) // 2, start // 2).view(np.uint32)[start % 2 :][:n]
+        return self._raw((start % 4 + n + 3) // 4, start // 4).view(np.uint16)[start % 4 :][:n]
+
+    def lower(self, index: int) -> int:
+        """The lower 16 of the 32 bits of the number with this index."""
+        return int(self.child("lower").raw(1, self.first + index)[0] >> np.uint64(48))
+
+    def below(self, n: int, limit: int, start: int = 0) -> np.ndarray:
+        """Whether numbers of 32 bits, those with index start, start + 1, ..., are below the limit; bool [n]."""
+        if limit == 0:
+            return np.zeros(n, dtype=bool)
+        upper, (high, low) = self.upper(n, start), divmod(limit - 1, 1 << 16)
+        found = upper <= high
+        for index in np.flatnonzero(upper == high).tolist():  # one in 65,536
+            found[index] = self.lower(start + index) <= low
+        return found
 
     def uniform(self, n: int, start: int = 0) -> np.ndarray:
         """n float64 numbers in [0, 1)."""

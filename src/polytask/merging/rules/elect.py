@@ -44,17 +44,16 @@ def elect(
     rows = stack.to(torch.promote_types(stack.dtype, torch.float32))
     factors = (torch.ones(len(rows), dtype=torch.float64) * weights).to(rows).tolist()
     voting = factors if elect == "weighted" else [1.0] * len(rows)
-    value = torch.empty_like(rows[0])
+    value, total, divisor = (torch.empty_like(rows[0]) for _ in range(3))
     sign = _scaled(rows[0], voting[0], value).clone()
     for row, factor in zip(rows[1:], voting[1:], strict=True):
         sign += _scaled(row, factor, value)
     sign.sign_()
-    total, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
-    for row, vote, factor in zip(rows, voting, factors, strict=True):
+    for t, (row, vote, factor) in enumerate(zip(rows, voting, factors, strict=True)):
         torch.mul(_scaled(row, vote, value), sign, out=value).relu_()  # 0 where it does not agree
-        total += value if vote == factor else value * factor
+        _add(total, value if vote == factor else value * factor, first=t == 0)
         if divide != "none":
-            divisor += value.sign_() if divide == "count" else value.sign_().mul_(abs(factor))
+            _add(divisor, value.sign_() if divide == "count" else value.sign_().mul_(abs(factor)), first=t == 0)
     total.mul_(sign)
     if divide != "none":
         total.div_(divisor.clamp_(min=torch.finfo(divisor.dtype).tiny))
@@ -64,3 +63,8 @@ def elect(
 def _scaled(row: Tensor, factor: float, out: Tensor) -> Tensor:
     """factor * row, in `out`; the row itself where the factor is 1."""
     return row if factor == 1.0 else torch.mul(row, factor, out=out)
+
+
+def _add(total: Tensor, value: Tensor, *, first: bool) -> None:
+    """Adds a value to the total, which the first one begins."""
+    total.copy_(value) if first else total.add_(value)
