@@ -12,7 +12,7 @@ from polytask.core.task_vectors import TaskVectors
 from polytask.merging.contract import Pipeline, find_method, find_transform, use_rule, use_transform
 from polytask.merging.memory import apply
 from polytask.merging.selection import largest
-from polytask.merging.transforms.magprune import by_magnitude
+from polytask.merging.transforms.magprune import ascending
 
 TASKS = ["a", "b", "c"]
 
@@ -27,9 +27,21 @@ def alone(name: str, values: Tensor, **options: object) -> Tensor:
     return apply(pipeline, TaskVectors(["a"], {"x": values[None]}), depths={"x": 0.5})["x"]
 
 
+def alone_of(noise: Noise, length: int, density: float) -> np.ndarray:
+    """What MagPrune keeps where every element has the same probability."""
+    rows = torch.ones(1, 1, length)
+    found = find_transform("magprune").function(rows, noise=(noise,), density=density, epsilon=0.0, rescale="none")
+    return found[0, 0].numpy() != 0
+
+
 def merged(name: str, stack: Tensor, **options: object) -> Tensor:
     vectors = TaskVectors(TASKS[: len(stack)], {"x": stack})
     return apply(find_method(name)(**options), vectors, seed=3, depths={"x": 0.5})["x"]
+
+
+def numbers(noise: Noise, n: int) -> np.ndarray:
+    """Both halves of n numbers of 32 bits."""
+    return noise.upper(n).astype(np.int64) << 16 | (noise.child("lower").raw(n) >> np.uint64(48)).astype(np.int64)
 
 
 class TestDrop:
@@ -37,7 +49,7 @@ class TestDrop:
         values, noise = normal(2, 1000), (Noise(1, "a"), Noise(1, "b"))
         density = torch.tensor([0.25, 1.0], dtype=torch.float64)
         found = find_transform("drop").function(values.clone(), noise=noise, density=density)
-        kept = noise[0].bits(1000) < 0.25 * 2**32
+        kept = numbers(noise[0], 1000) < 0.25 * 2**32
         assert np.array_equal(found[0].numpy(), np.where(kept, values[0].numpy() * 4, 0))
         assert torch.equal(found[1], values[1])
         plain = find_transform("drop").function(values.clone(), noise=noise, density=density, rescale="none")
@@ -52,9 +64,20 @@ class TestDrop:
 
 class TestMagPrune:
     def test_order(self) -> None:
-        """Places count on through the rows; equal magnitudes come in the order of the index."""
-        rows = np.array([[1.0, -3.0, 2.0, 3.0], [0.0, 0.0, -1.0, 0.0]], dtype=np.float32)
-        assert by_magnitude(rows).tolist() == [[1, 3, 2, 0], [6, 4, 5, 7]]
+        """Places count from the end of all rows; of equal magnitudes the lower index is the larger."""
+        rows = np.array([[1.0, -3.0, 2.0, 3.0], [0.0, -0.0, -1.0, 0.0]], dtype=np.float32)
+        assert ascending(rows).tolist() == [
+            [7 - place for place in [0, 2, 3, 1]],
+            [7 - place for place in [7, 5, 4, 6]],
+        ]
+
+    def test_numbers_at_the_edge_are_looked_at_whole(self) -> None:
+        """About six of the numbers have the edge's upper half: there the lower halves decide."""
+        noise, length = Noise(2, "a"), 400_000
+        share = (int(noise.upper(1)[0]) * 2**16 + 2**15) / 2**32
+        for density in (share, share + 2.0**-32):
+            found = alone_of(noise, length, density)
+            assert np.array_equal(found, numbers(noise, length) < round(density * 2**32))
 
     @pytest.mark.parametrize("span, wanted", [
         ("steps", [0.4, 0.7, 0.5, 0.6]),  # 0.5 + 0.4 / 2 - 0.4 r / 4 for the ranks 3, 0, 2, 1
@@ -68,7 +91,7 @@ class TestMagPrune:
         ]
         shares = (found != 0).double().mean(0).numpy()
         assert np.abs(shares - wanted).max() < 5 * np.sqrt(0.25 / 20_000)
-        kept = noise.bits(80_000).reshape(-1, 4) < np.array(wanted) * 2**32
+        kept = numbers(noise, 80_000).reshape(-1, 4) < np.array(wanted) * 2**32
         reference = np.where(kept, rows[0].numpy() / np.array(wanted), 0)
         np.testing.assert_allclose(found.numpy(), reference, rtol=3e-7)
 

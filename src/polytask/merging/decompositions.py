@@ -36,12 +36,34 @@ def thin_svd(
     return U, S, (U.T @ A) / S[:, None]
 
 
+def polar(matrix: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "m n"], Float[Tensor, "k"]]:
+    """(U Vh, S) of `thin_svd`, the first in the matrix's type: for two thirds of its products, as U is not formed.
+
+    Cost: 2 m n min(m, n) for the Gram matrix and the result each, 9 min(m, n)^3 for the eigenvectors, in float64; no
+    memory beyond the result and a few rows.
+    """
+    if len(matrix) < matrix.shape[1]:
+        found, S = polar(matrix.T)
+        return found.T, S
+    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
+    for part in matrix.split(_ROWS):
+        rows = part.double()
+        gram.addmm_(rows.T, rows)
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > NEGLIGIBLE**2 * values[-1:]
+    S, basis = values[kept].sqrt(), vectors[:, kept]
+    turn, found = (basis / S) @ basis.T, torch.empty_like(matrix)
+    for rows, result in zip(matrix.split(_ROWS), found.split(_ROWS), strict=True):
+        result.copy_(rows.double() @ turn)
+    return found, S
+
+
+_ROWS = 4096  # that are in float64 at a time
+
+
 def nearest_orthonormal(columns: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
     """X (X^T X)^(-1/2): the orthonormal columns nearest to X; of dependent ones as many directions as they span."""
-    values, vectors = torch.linalg.eigh(columns.T @ columns)
-    kept = values > NEGLIGIBLE**2 * values[-1:]
-    basis = vectors[:, kept]
-    return columns @ (basis / values[kept].sqrt()) @ basis.T
+    return polar(columns)[0]
 
 
 def pseudo_inverse(symmetric: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

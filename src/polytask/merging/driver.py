@@ -19,7 +19,7 @@ from polytask.merging.passes import Piece, independent
 from polytask.merging.pool import Budget, Threads, one_thread_each, processors
 from polytask.merging.reading import rows_of
 from polytask.merging.stages import sees_whole, stages_of
-from polytask.merging.streaming import Run, Tally, Work, merge_together, take_over
+from polytask.merging.streaming import Run, Tally, Work, held_whole, merge_together, take_over
 from polytask.merging.weights.safetensors import INDEX
 from polytask.merging.writer import Output, Workspace
 
@@ -76,7 +76,7 @@ def merge(
         tally = Tally(progress, number)
         try:
             with output, _pool(jobs, number, tally) as pool, one_thread_each():
-                run = Run(output, pool, Budget(memory), tally, measure)
+                run = Run(output, pool, Budget(memory + _largest(jobs)), tally, measure)
                 for report in pool.each(_calls(run, jobs, seed)):
                     output.done(report)
                 tally.finish()
@@ -109,6 +109,12 @@ def _pool(jobs: Sequence[TensorJob], workers: int, tally: Tally) -> Threads | Fo
     if workers > 1 and forks.AVAILABLE and elements >= WORTH_FORKING and not whole:
         return Forks(workers, tally.become, tally.say)
     return Threads(workers)
+
+
+def _largest(jobs: Sequence[TensorJob]) -> int:
+    """Bytes of the largest tensor that a rule sees whole, which come on top of the memory that blocks may take."""
+    whole = [job for job in jobs if isinstance(job.pipeline, Pipeline) and sees_whole(job.pipeline)]
+    return max((held_whole(job) for job in whole), default=0)
 
 
 def _calls(run: Run, jobs: Sequence[TensorJob], seed: int) -> list[tuple[int, Callable[[], Iterator[TensorReport]]]]:

@@ -188,9 +188,14 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
     return total
 
 
+def held_whole(job: TensorJob) -> int:
+    """Bytes of a tensor's rows in float32, and of as much as a rule may need to combine two of them."""
+    return 4 * job.elements * (len(job.inputs) + 2)
+
+
 def _write_whole(run: Run, work: Work) -> Sums | None:
     piece, total = work.piece, None
-    with run.budget.of(4 * work.job.elements * (len(piece.tasks) + 2)):
+    with run.budget.of(held_whole(work.job)):
         values, base = assembled(piece)
         last = len(piece.stages) - 1
         # Looked at first: the rule may overwrite what it is given.

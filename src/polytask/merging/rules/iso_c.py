@@ -5,14 +5,15 @@ Source      Marczak et al. 2025, arXiv:2502.04959, isotropic merging in the comm
 Departures  singular values below 1e-6 of the largest neither count in the mean nor get a direction, which would be an
             arbitrary one (a sum of adapters of low rank has many). Tensors that are not matrices take the tasks' mean;
             the paper's text was not at hand.
-Cost        one decomposition a matrix (decompositions.thin_svd).
+Cost        one decomposition a matrix (decompositions.polar).
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from polytask.core.rules import rule
-from polytask.merging.decompositions import thin_svd
+from polytask.merging.decompositions import polar
 
 
 @rule(
@@ -29,5 +30,5 @@ def iso_c(matrix: Float[Tensor, "T m n"]) -> Float[Tensor, "m n"]:
     Args:    matrix: the tasks' deltas of one matrix.
     Returns: a matrix with equal singular values; zero where the deltas cancel.
     """
-    U, S, Vh = thin_svd(matrix.double().sum(0))
-    return (S.sum() / max(len(S), 1) * (U @ Vh)).to(matrix.dtype)
+    direction, S = polar(matrix.sum(0, dtype=torch.promote_types(matrix.dtype, torch.float32)))
+    return direction.mul_(S.sum() / max(len(S), 1)).to(matrix.dtype)

@@ -38,7 +38,7 @@ def iso_cts(matrix: Float[Tensor, "T m n"], *, common: Annotated[float, Interval
     """
     rank = min(matrix.shape[1:])
     each = int((1 - common) * rank / len(matrix) + 1e-9)
-    U, S, Vh = thin_svd(matrix.double().sum(0), rank - each * len(matrix))
+    U, S, Vh = thin_svd(matrix.sum(0, dtype=torch.float64), rank - each * len(matrix))
     parts = [(U, S, Vh)]
     for delta in matrix.double():
         parts.append(thin_svd(delta - U @ (U.T @ delta), each, NEGLIGIBLE * float(delta.norm())))

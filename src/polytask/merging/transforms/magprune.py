@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 from polytask.core.constraints import Choice, Interval, PerTask
@@ -100,7 +100,7 @@ def ascending(rows: Float[np.ndarray, "rows row"]) -> Int[np.ndarray, "rows row"
 
 
 @lru_cache(maxsize=2)  # the parts of a matrix, and the last of them
-def _places(size: int) -> Int[np.ndarray, "n"]:
+def _places(size: int) -> UInt64[np.ndarray, "n"]:
     return np.arange(size - 1, -1, -1, dtype=np.int64).view(np.uint64)
 
 
