@@ -36,25 +36,25 @@ def thin_svd(
     return U, S, (U.T @ A) / S[:, None]
 
 
-def polar(matrix: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "m n"], Float[Tensor, "k"]]:
-    """(U Vh, S) of `thin_svd`, the first in the matrix's type: for two thirds of its products, as U is not formed.
+def polar(stack: Float[Tensor, "T m n"]) -> tuple[Float[Tensor, "m n"], Float[Tensor, "k"]]:
+    """(U Vh, S) of `thin_svd` of the sum of some matrices, the first in their type, the second in float64.
 
-    Cost: 2 m n min(m, n) for the Gram matrix and the result each, 9 min(m, n)^3 for the eigenvectors, in float64; no
-    memory beyond the result and a few rows.
+    Cost: 2 m n min(m, n) for the Gram matrix and the result each, as U is not formed, and 9 min(m, n)^3 for the
+    eigenvectors, all in float64; no memory beyond the result and a few rows.
     """
-    if len(matrix) < matrix.shape[1]:
-        found, S = polar(matrix.T)
+    if stack.shape[1] < stack.shape[2]:
+        found, S = polar(stack.mT)
         return found.T, S
-    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for part in matrix.split(_ROWS):
-        rows = part.double()
+    gram = torch.zeros(stack.shape[2], stack.shape[2], dtype=torch.float64)
+    for part in stack.split(_ROWS, dim=1):
+        rows = part.sum(0, dtype=torch.float64)
         gram.addmm_(rows.T, rows)
     values, vectors = torch.linalg.eigh(gram)
     kept = values > NEGLIGIBLE**2 * values[-1:]
     S, basis = values[kept].sqrt(), vectors[:, kept]
-    turn, found = (basis / S) @ basis.T, torch.empty_like(matrix)
-    for rows, result in zip(matrix.split(_ROWS), found.split(_ROWS), strict=True):
-        result.copy_(rows.double() @ turn)
+    turn, found = (basis / S) @ basis.T, torch.empty_like(stack[0])
+    for part, result in zip(stack.split(_ROWS, dim=1), found.split(_ROWS), strict=True):
+        result.copy_(part.sum(0, dtype=torch.float64) @ turn)
     return found, S
 
 
@@ -63,7 +63,7 @@ _ROWS = 4096  # that are in float64 at a time
 
 def nearest_orthonormal(columns: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
     """X (X^T X)^(-1/2): the orthonormal columns nearest to X; of dependent ones as many directions as they span."""
-    return polar(columns)[0]
+    return polar(columns[None])[0]
 
 
 def pseudo_inverse(symmetric: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

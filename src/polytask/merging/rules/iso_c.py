@@ -8,7 +8,6 @@ Departures  singular values below 1e-6 of the largest neither count in the mean 
 Cost        one decomposition a matrix (decompositions.polar).
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,5 +29,5 @@ def iso_c(matrix: Float[Tensor, "T m n"]) -> Float[Tensor, "m n"]:
     Args:    matrix: the tasks' deltas of one matrix.
     Returns: a matrix with equal singular values; zero where the deltas cancel.
     """
-    direction, S = polar(matrix.sum(0, dtype=torch.promote_types(matrix.dtype, torch.float32)))
-    return direction.mul_(S.sum() / max(len(S), 1)).to(matrix.dtype)
+    direction, S = polar(matrix)
+    return direction.mul_(S.sum() / max(len(S), 1))
