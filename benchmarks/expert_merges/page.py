@@ -12,7 +12,13 @@ KEPT_BY_TALL_MASKS = 99.0
 """Percent of the experts' accuracy that arXiv:2405.07813 reports TALL-masks to keep, at least."""
 
 KEPT_BY_GRAFTS = 95.0
-"""Percent that arXiv:2302.06600 reports of grafts."""
+"""Percent that arXiv:2302.06600 reports of grafts, at least."""
+
+SAME = 0.01
+"""How far two scores of one expert may be apart: in bf16 batches of other rows turn over a row of hundreds."""
+
+OF_GRAFTS = 1e-4
+"""The share of the elements that it reports this of."""
 
 WEAK = 0.3
 """A test score below this makes a task's shares large or negative by few rows."""
@@ -44,19 +50,24 @@ Results = Mapping[str, Any]
 
 
 def blocks(results: Results) -> list[str]:
-    """Sentences, the table, what is left out."""
-    return [_sentences(results), _orderings(results), _table(results), _caption(results), *_left_out(results)]
+    """Sentences, the table, what is left out, and the table of grafts."""
+    shown = [_sentences(results), _orderings(results), _table(results), _caption(results), *_left_out(results)]
+    grafts = results.get("grafts")
+    return [*shown, *([] if grafts is None else [_about_grafts(grafts), _table_of_grafts(grafts)])]
 
 
 def joined(first: Results, *others: Results) -> dict[str, Any]:
-    """The methods of several results as one.
+    """The methods of several results as one, and `grafts`: the result on grafts of these experts, if there is one.
 
     Raises:
         CheckpointError: they did not merge the same experts.
     """
     rows = {row["name"]: row for row in first["rows"]}
-    left_out, seeds = dict(first["left_out"]), list[Results]()
+    left_out, seeds, grafts = dict(first["left_out"]), list[Results](), dict[str, Results]()
     for other in others:
+        if "elements" in other:
+            grafts = {"grafts": _of_same_experts(other, first)}
+            continue
         if "other_seeds" in other:
             seeds += other["other_seeds"]
             continue
@@ -66,10 +77,18 @@ def joined(first: Results, *others: Results) -> dict[str, Any]:
         left_out = {**other["left_out"], **left_out}
     return {
         **first,
+        **grafts,
         "rows": list(rows.values()),
         "other_seeds": seeds,
         "left_out": {name: why for name, why in left_out.items() if name not in rows},
     }
+
+
+def _of_same_experts(grafts: Results, first: Results) -> Results:
+    for task, own in grafts["tasks"].items():
+        if any(abs(score - first["tasks"][task][split]) > SAME for split, score in own["expert"].items()):
+            raise CheckpointError(f"results of grafted experts cannot be joined: the scores of {task} differ")
+    return grafts
 
 
 def _sentences(results: Results) -> str:
@@ -137,16 +156,78 @@ def _of_tall_masks(results: Results) -> str:
 
 
 def _of_grafts(rows: Mapping[str, Results], results: Results) -> list[str]:
-    if "graft" not in rows:
-        return []
-    kept = _mean(results, rows["graft"])
-    so = "so it is here" if kept > KEPT_BY_GRAFTS else "**not so here**"
-    said = (
-        f"A graft of about 0.01 % of the parameters keeps over {KEPT_BY_GRAFTS:.0f} % of a fine-tune's accuracy "
-        f"(arXiv:2302.06600, one task at a time): {so}, {_percent(kept)} where the grafts of all tasks lie on one "
-        "base, after the few steps that the row's name tells."
+    """The claim, and what was found: each task's graft alone, where that was measured, and all of them on one base."""
+    found, so = list[str](), ""
+    if "grafts" in results:
+        learned = _least_graft(results["grafts"], "graft")
+        kept = _kept(results["grafts"], learned)
+        so = "so it is here" if kept > KEPT_BY_GRAFTS else "**not so here**"
+        largest = _kept(results["grafts"], _least_graft(results["grafts"], "trim"), list(learned["tasks"]))
+        base = _kept(results["grafts"], {"tasks": _bases(results["grafts"])}, list(learned["tasks"]))
+        found.append(
+            f"{_percent(kept)} on average over {listed(learned['tasks'])} after {_steps(learned)}, each graft alone on "
+            f"the base, beside {_percent(largest)} with the elements that moved furthest and {_percent(base)} with none"
+        )
+    if "graft" in rows:
+        kept = _mean(results, rows["graft"])
+        so = so or ("so it is here" if kept > KEPT_BY_GRAFTS else "**not so here**")
+        together = "where the grafts of all tasks lie on one base, after the few steps that the row's name tells"
+        found.append(f"{_percent(kept)} {together}")
+    claim = (
+        f"A graft of about {100 * OF_GRAFTS:g} % of the parameters keeps over {KEPT_BY_GRAFTS:.0f} % of a fine-tune's "
+        "accuracy (arXiv:2302.06600, one task at a time)"
     )
-    return [said]
+    return [f"{claim}: {so}, {'; '.join(found)}."] if found else []
+
+
+def _least_graft(grafts: Results, kind: str) -> Results:
+    return next(row for row in grafts["rows"] if (row["kind"], row["density"]) == (kind, OF_GRAFTS))
+
+
+def _bases(grafts: Results) -> dict[str, Results]:
+    return {task: own["base"] for task, own in grafts["tasks"].items()}
+
+
+def _kept(grafts: Results, row: Results, tasks: Sequence[str] | None = None) -> float:
+    """The mean over tasks of the test score in percent of the expert's."""
+    named = row["tasks"] if tasks is None else tasks
+    scores = {task: row["tasks"][task]["test"] for task in named}
+    return 100 * share(scores, {task: grafts["tasks"][task]["expert"]["test"] for task in named})
+
+
+def _steps(row: Results) -> str:
+    return counted(next(iter(row["tasks"].values()))["steps"], "step")
+
+
+def _about_grafts(grafts: Results) -> str:
+    learned = [found["seconds"] for row in grafts["rows"] if row["kind"] == "graft" for found in row["tasks"].values()]
+    return (
+        "Each expert's graft on the base alone, with its own head: test scores as a share of the expert's, one seed of "
+        f"experts (seed {grafts['seed']}), {grafts['elements']:,} elements without heads. `trim` keeps the elements "
+        f"that moved furthest; `graft` learns them on training rows, {grafts['batch_size']} a step and "
+        f"{_steps_of(grafts)}, a graft in {duration(min(learned))} to {duration(max(learned))}. So few steps do not "
+        "tell what a long descent would find."
+    )
+
+
+def _steps_of(grafts: Results) -> str:
+    return listed(dict.fromkeys(_steps(row) for row in grafts["rows"] if row["kind"] == "graft"))
+
+
+def _table_of_grafts(grafts: Results) -> str:
+    tasks = grafts["tasks"]
+    lines = [["", "elements", *tasks], ["---", *["---:"] * (1 + len(tasks))]]
+    rows = [{"name": _BESIDE["base"], "density": 0.0, "tasks": _bases(grafts)}, *grafts["rows"]]
+    for row in rows:
+        name = f"`{row['name']}`" if row["density"] else row["name"]
+        cells = [_kept_of(grafts, row, task) if task in row["tasks"] else "–" for task in tasks]
+        lines.append([name, f"{round(row['density'] * grafts['elements']):,}", *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _kept_of(grafts: Results, row: Results, task: str) -> str:
+    worth = grafts["tasks"][task]["expert"]["test"] > 0
+    return _percent(_kept(grafts, row, [task])) if worth else fixed(row["tasks"][task]["test"], 3)
 
 
 def _table(results: Results) -> str:

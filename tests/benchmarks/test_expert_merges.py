@@ -201,6 +201,17 @@ def test_each_expert_is_grafted_alone(measured: tuple[dict[str, Any], list[str],
     assert list(learned["tasks"]) == ["topic"]
     assert learned["tasks"]["topic"]["steps"] == 2
     assert found["commits_of_runs"]
+    assert any("topic" in line for line in lines)
+    found["rows"] = [{**row, "density": page.OF_GRAFTS} for row in (largest, learned)]
+    together = page.joined(measured[0], found)
+    _, orderings, *_, caption, table = page.blocks(together)
+    assert "accuracy (arXiv:2302.06600, one task at a time): " in orderings
+    assert " on average over topic after 2 steps, each graft alone on the base, beside " in orderings
+    assert "16 a step and 2 steps" in caption
+    assert len(table.splitlines()) == 2 + 3
+    found["tasks"]["topic"]["expert"]["test"] += 0.1
+    with pytest.raises(CheckpointError, match="the scores of topic differ"):
+        page.joined(measured[0], found)
 
 
 def test_a_graft_of_no_kind_is_refused(measured: tuple[dict[str, Any], list[str], Path]) -> None:
