@@ -59,7 +59,10 @@ def _on_matrices(results: Mapping[str, Any]) -> str:
 
 
 def _runs(results: Mapping[str, Any]) -> str:
-    return f"Medians of {results['repeats']} runs in turn; mergekit's slow methods and the larger models were run once."
+    return (
+        f"Medians of {results['repeats']} runs in turn; mergekit's slow methods and the larger models were run once. "
+        "Polytask's memory is from one more run, as looking at it takes time."
+    )
 
 
 def _table(results: Mapping[str, Any]) -> str:

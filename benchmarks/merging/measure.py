@@ -77,18 +77,19 @@ class Bench:
                 times["mergekit"].append(self._timed([str(self.tool), str(plan), str(self._out()), *_QUIETLY]))
             times["polytask"].append(self._merge(plan))
             self.say(f"  {method.name}, turn {turn + 1}: {_said(times)}")
-        bigger = self._merge(self._plan(f"{method.name}-larger", method.mergekit(larger)))
+        bigger = self._plan(f"{method.name}-larger", method.mergekit(larger))
         return {
             "name": method.name,
             "goal": method.goal,
-            **{tool: _summary(runs) for tool, runs in times.items()},
-            "polytask_larger": _summary([bigger]),
+            "polytask": self._with_memory(times["polytask"], plan),
+            "mergekit": _summary(times["mergekit"]),
+            "polytask_larger": self._with_memory([self._merge(bigger)], bigger),
         }
 
     def own(self, name: str, rule: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
         """What mergekit lacks, at both sizes."""
         plans = [self._plan(f"own-{size}", own_plan(dict(rule), folder)) for size, folder in enumerate(folders)]
-        found = [_summary([self._merge(plan)]) for plan in plans]
+        found = [self._with_memory([self._merge(plan)], plan) for plan in plans]
         self.say(f"  {name}: {found[0]['seconds']:.1f} s, {found[1]['seconds']:.1f} s at twice the size")
         return {"name": name, "polytask": found[0], "polytask_larger": found[1]}
 
@@ -111,8 +112,12 @@ class Bench:
         self.say(f"  {name}: {found['seconds']:.2f} s")
         return found
 
-    def _merge(self, plan: Path) -> dict[str, Any]:
-        return self._timed([sys.executable, "-m", "polytask", "merge", str(plan), "--out", "OUT"])
+    def _with_memory(self, runs: Sequence[Mapping[str, Any]], plan: Path) -> dict[str, Any]:
+        """Times of these runs, and the memory of one more, since looking at several processes' takes time."""
+        return _summary([*runs]) | {"anonymous": self._merge(plan, looks=True)["anonymous"]}
+
+    def _merge(self, plan: Path, *, looks: bool = False) -> dict[str, Any]:
+        return self._timed([sys.executable, "-m", "polytask", "merge", str(plan), "--out", "OUT"], looks=looks)
 
     def _plan(self, name: str, content: str) -> Path:
         path = self.place / f"{name}.yaml"
@@ -126,9 +131,9 @@ class Bench:
         os.sync()  # what the last one wrote must not slow the next
         return out
 
-    def _timed(self, command: Sequence[str]) -> dict[str, Any]:
+    def _timed(self, command: Sequence[str], *, looks: bool = True) -> dict[str, Any]:
         out = str(self._out())
-        return timed([out if part == "OUT" else part for part in command], self.place / "log", _OFFLINE)
+        return timed([out if part == "OUT" else part for part in command], self.place / "log", _OFFLINE, looks=looks)
 
 
 # mergekit reads no tokenizer here; neither tool looks anything up, and both may use every processor.
