@@ -32,8 +32,12 @@ def forks(workers: int = 3, begun: Callable[[int], None] = lambda worker: None) 
     return Forks(workers, begun, lambda: None)
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    before = psutil.Process().children(recursive=True)
+    yield
+    left = [process for process in psutil.Process().children(recursive=True) if process not in before]
+    assert not left
 
 
 @pytest.fixture
@@ -46,7 +50,6 @@ def test_results_come_in_order_and_from_every_process() -> None:
     assert [number for number, _ in found] == list(range(20))
     assert len({process for _, process in found}) == 3
     assert os.getpid() not in {process for _, process in found}
-    assert not children()
 
 
 @pytest.mark.parametrize("kind", ["forks", "threads"])
@@ -68,7 +71,6 @@ def test_a_call_that_is_most_of_the_work_is_divided() -> None:
 
     found = list(pool.each([(1, lambda: iter([0])), (100, large)]))
     assert len(set(found) - {0}) == 3
-    assert not children()
 
 
 def test_a_process_knows_its_number_and_carries_out_one_by_one_within() -> None:
@@ -91,7 +93,6 @@ def test_the_first_error_is_raised_here_and_ends_the_others() -> None:
 
     with pytest.raises(UnknownName, match=r"^no rule 'tise' \(did you mean 'ties'\?\); allowed: ties$"):
         list(forks().execute([fails, partial(time.sleep, 60), partial(time.sleep, 60)] * 2))
-    assert not children()
 
 
 def test_an_error_that_cannot_be_sent_is_told() -> None:
@@ -105,7 +106,6 @@ def test_an_error_that_cannot_be_sent_is_told() -> None:
 def test_a_process_that_is_gone_is_missed() -> None:
     with pytest.raises(CheckpointError, match=r"process \d+ of the merge was ended from outside; is there enough mem"):
         list(forks().execute([lambda: os.kill(os.getpid(), signal.SIGKILL)] * 3))
-    assert not children()
 
 
 def test_errors_keep_their_type_and_words_over_a_pipe() -> None:
@@ -130,7 +130,6 @@ def test_processes_write_the_bytes_of_one_thread(method: str, tmp_path: Path, mo
         assert report.bytes_read == alone.bytes_read
         assert said[-1][0] == said[-1][1]
         assert [done for done, _ in said] == sorted(done for done, _ in said)
-    assert not children()
 
 
 def _note(said: list[tuple[int, int]], done: int, expected: int) -> None:
@@ -147,7 +146,6 @@ def test_nan_is_named_and_nothing_is_left(method: str, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"b/model.safetensors: tensor 'layers.0.weight' is nan at index 3004"):
         driver.merge(jobs(opened(paths), method), tmp_path / "out", workers=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
-    assert not children()
 
 
 ENDLESS = r"""

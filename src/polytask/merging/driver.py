@@ -24,6 +24,7 @@ from polytask.merging.weights.safetensors import INDEX
 from polytask.merging.writer import Output, Workspace
 
 _COPIES = 5  # of a block's rows in float32 that a pipeline holds at a time, about
+_PROCESS = 24 * 2**20  # bytes that a process comes to hold of its own besides: what it writes to of its parent's pages
 MEMORY = 300 * 2**20
 SHARD = 5 * 10**9
 WORTH_FORKING = 1 << 24  # elements; with fewer a merge is over sooner than processes have begun to pay
@@ -99,14 +100,19 @@ def merge(
 def _affordable(jobs: Sequence[TensorJob], workers: int, memory: int) -> int:
     """As many workers as the memory holds the blocks of; no result depends on their number."""
     rows = 2 + max(len(job.inputs) for job in jobs)
-    return max(1, min(workers, memory // (_COPIES * 4 * BLOCK * rows)))
+    each = _COPIES * 4 * BLOCK * rows + (_PROCESS if _forks(jobs) else 0)
+    return max(1, min(workers, memory // each))
+
+
+def _forks(jobs: Sequence[TensorJob]) -> bool:
+    """Whether processes pay: much to do, block by block. Whole matrices share one budget, so threads see to them."""
+    elements = sum(job.elements for job in jobs)
+    whole = any(isinstance(job.pipeline, Pipeline) and sees_whole(job.pipeline) for job in jobs)
+    return forks.AVAILABLE and elements >= WORTH_FORKING and not whole
 
 
 def _pool(jobs: Sequence[TensorJob], workers: int, tally: Tally) -> Threads | Forks:
-    """Processes where they pay: much to do, block by block. Whole matrices share one budget, so threads see to them."""
-    elements = sum(job.elements for job in jobs)
-    whole = any(isinstance(job.pipeline, Pipeline) and sees_whole(job.pipeline) for job in jobs)
-    if workers > 1 and forks.AVAILABLE and elements >= WORTH_FORKING and not whole:
+    if workers > 1 and _forks(jobs):
         return Forks(workers, tally.become, tally.say)
     return Threads(workers)
 
