@@ -54,7 +54,7 @@ class Method:
         else:
             pipeline = find_method(self.kind)(**self.parameters)
             pipeline.check_tasks(tasks)
-            pipeline.rule.spec.check_number(len(tasks))
+            pipeline.check_number(len(tasks))
 
     def other_parameters(self) -> dict[str, Any]:
         """What is tried beside lengths of the vector; empty for a method without a density."""

@@ -186,6 +186,8 @@ def test_bad_jobs_are_refused_before_anything_is_read(paths: dict[str, Path], tm
         merge([*jobs(weights, "linear"), *jobs(weights, "linear")], out)
     with pytest.raises(BadValue, match="workers is 0"):
         merge(jobs(weights, "linear"), out, workers=0)
+    with pytest.raises(BadValue, match=r"rule 'slerp': the number of tasks is 3; allowed: 2"):
+        merge(jobs({name: weights[name] for name in "abc"}, "slerp"), out)
     other = models(tmp_path / "other", tasks=1, shapes={**SHAPES, "norm.weight": (8,)})
     with pytest.raises(BadValue, match=r"other/a/model.safetensors: the shape of 'norm.weight' is \(8,\)"):
         merge(jobs({**weights, "d": opened(other)["a"]}, "linear"), out)

@@ -1,7 +1,6 @@
 """Merging in several processes: the results, their errors, and that none of them outlives what it was made for."""
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from polytask.merging import driver
 from polytask.merging.forks import AVAILABLE, Forks
 from polytask.merging.pool import Threads
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="polytask forks on Linux only; elsewhere it has threads")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="polytask forks on Linux only; elsewhere it merges in threads")
 
 
 class Unsendable(Exception):
@@ -106,13 +105,6 @@ def test_an_error_that_cannot_be_sent_is_told() -> None:
 def test_a_process_that_is_gone_is_missed() -> None:
     with pytest.raises(CheckpointError, match=r"process \d+ of the merge was ended from outside; is there enough mem"):
         list(forks().execute([lambda: os.kill(os.getpid(), signal.SIGKILL)] * 3))
-
-
-def test_errors_keep_their_type_and_words_over_a_pipe() -> None:
-    error = UnknownName("rule", "tise", ["ties"], "plan.rule")
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is UnknownName
-    assert str(again) == str(error)
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "della", "upgrad", "graddrop", "sce", "breadcrumbs"])

@@ -109,7 +109,7 @@ def test_what_cannot_be_routed_says_why(problem: Problem) -> None:
     net = Bare()
     state = {name: value.detach().clone() for name, value in net.state_dict().items()}
     some = samples(net, {"a": [torch.ones(2, 4)]})
-    with pytest.raises(MissingInput, match=r"no linear layer that is not merged \(a head\)"):
+    with pytest.raises(MissingInput, match="a linear layer that is not merged, and the model has none: keep one"):
         learn("twin_merging", {"a": state}, some, base=state, batches=1, steps=1)
     router, tensors, _ = merged(problem, batches=1, steps=1)
     routed = Routed(shared_net("a", tensors, problem), router)

@@ -74,6 +74,10 @@ def test_what_it_refuses() -> None:
         model_of(heads={"same": [8]})
     with pytest.raises(BadValue, match="sharing 'one_for_all': the encoder is 'Tabular'; allowed: gnn"):
         build_model(ModelSpec(encoder="tabular", sharing="one_for_all"), TABLE, OUTPUTS, seed=0)
+    with pytest.raises(
+        BadValue, match="the encoder's pooling is 'sum'; allowed: mean, which its prompts read, or none"
+    ):
+        model_of(encoder={**GNN, "pooling": "sum"})
 
 
 @pytest.mark.parametrize("rule", ["uncertainty", "upgrad", "graddrop"])

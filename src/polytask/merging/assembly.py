@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 import torch
 
 from polytask.core.errors import BadValue, Inconsistent, MissingInput, UnknownName, nearest
-from polytask.core.rules import RuleSpec
 from polytask.merging import private
 from polytask.merging.alignment import Alignment, align
 from polytask.merging.contract import Pipeline
@@ -228,9 +227,7 @@ class _Assembler:
         pipeline = self._pipelines.at(candidate.name, depth, tasks, candidate.part)
         sources = {task: candidate.sources[task] for task in tasks}
         base = candidate.base if pipeline.of != "models" else None
-        spec = pipeline.rule.spec
-        if isinstance(spec, RuleSpec):
-            spec.check_number(len(tasks) + (pipeline.of == "base and models" and base is not None))
+        pipeline.check_number(len(tasks), base=base is not None)
         self._job(candidate, _same_shape(candidate), dtype, sources, base, pipeline, depth)
         self.jobs[-1] = self._masked(candidate, self.jobs[-1])
 

@@ -203,6 +203,11 @@ class Pipeline:
                 if task not in tasks:
                     raise UnknownName("task", task, tasks, step.where)
 
+    def check_number(self, tasks: int, *, base: bool = False) -> None:
+        """BadValue if the rule does not combine so many tasks, the base being one more where it is a model to it."""
+        assert isinstance(self.rule.spec, RuleSpec)
+        self.rule.spec.check_number(tasks + (base and self.of == "base and models"))
+
 
 @dataclass(frozen=True)
 class MethodSpec:

@@ -172,3 +172,4 @@ def _check(jobs: Sequence[TensorJob], workers: int | None, shard_size: int) -> N
                 raise BadValue(f"the shape of {source.name!r}", found, f"{job.shape}, as in the output", where)
         if isinstance(job.pipeline, Pipeline):
             job.pipeline.check_tasks(tasks)
+            job.pipeline.check_number(len(job.inputs), base=job.base is not None)

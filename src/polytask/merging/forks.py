@@ -135,11 +135,12 @@ class Forks:
             self._inside = True
             self._begin(worker)
             work(worker, channel)
-        except BaseException as error:  # noqa: BLE001 (whatever it is, the parent raises it)
+        except BaseException as error:
             with suppress(OSError):
-                channel.fail(error)
+                channel.fail(error)  # the parent raises it
+            raise
         finally:
-            os._exit(0)
+            os._exit(0)  # whatever is raised: what stands above this call is the parent's
 
 
 class Channel:

@@ -34,8 +34,7 @@ def apply(
         depths: name -> place in the model from 0 to 1.
     """
     pipeline.check_tasks(vectors.tasks)
-    assert isinstance(pipeline.rule.spec, RuleSpec)
-    pipeline.rule.spec.check_number(len(vectors.tasks))
+    pipeline.check_number(len(vectors.tasks))
     pieces = [
         _piece(pipeline, vectors.tasks, name, stack, (base or {}).get(name), seed, groups or {}, depths or {})
         for name, stack in vectors.stacks.items()

@@ -165,7 +165,10 @@ def embedding(module: nn.Module, merged: Iterable[str]) -> Iterator[list[Tensor]
 def embedding_of(seen: list[Tensor]) -> Tensor:
     """The one that a pass has left; MissingInput where the model has no layer of its own to read it."""
     if not seen:
-        raise MissingInput("the model has no linear layer that is not merged (a head), whose input the router reads")
+        raise MissingInput(
+            "the router reads the input of a linear layer that is not merged, and the model has none: keep one, a head "
+            "say, out of the merge (the plan's `keep`), or take a rule without a router"
+        )
     return seen[-1]
 
 

@@ -189,7 +189,7 @@ def _write_span(run: Run, work: Work, span: range) -> Sums | None:
 
 
 def held_whole(job: TensorJob) -> int:
-    """Bytes of a tensor's rows in float32, and of as much as a rule may need to combine two of them."""
+    """Bytes of a tensor's rows in float32, and of two more, which a rule may need to combine them."""
     return 4 * job.elements * (len(job.inputs) + 2)
 
 

@@ -49,6 +49,10 @@ class OneForAll(Sharing):
         encoder = make_encoder()
         if not isinstance(encoder, GNN):
             raise BadValue("sharing 'one_for_all': the encoder", type(encoder).__name__, "gnn, a network on graphs")
+        if encoder.pooling == "sum":
+            raise BadValue(
+                "sharing 'one_for_all': the encoder's pooling", "sum", "mean, which its prompts read, or none"
+            )
         self.encoder, self.width = encoder, encoder.width
         layers = len(encoder.layers)
         with seeded(seed, "layers"):
