@@ -1,8 +1,7 @@
 """Processes that carry out calls: forks of this one, which share its files and mappings and none of Python's locks.
 
-Threads hand Python's lock over at every operation, dozens of times a block, which cost a third of the time of a merge
-by an elementwise rule. A fork starts in milliseconds, knows all that was made before it, and gives its results back
-through a pipe.
+Threads hand Python's lock over at every operation, dozens of times a block, and wait for one another. A fork starts in
+milliseconds, knows all that was made before it, and gives its results back through a pipe.
 """
 
 import ctypes
